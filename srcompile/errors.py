@@ -1,0 +1,50 @@
+"""Errors a user can act on: what was found, where, and what would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used. Command lines print it and exit with code 2."""
+
+
+@dataclass(frozen=True)
+class Loc:
+    """A place in the user's source: file, line (from 1) and module path such as `encoder.0.fc1`."""
+
+    file: str = ""
+    line: int = 0
+    module: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.file else "(no source line)"
+        return f"{place} in {self.module}" if self.module else place
+
+
+class CompileError(UserError):
+    """The model cannot be compiled as it is."""
+
+    def __init__(self, message: str, loc: Loc | None = None, hint: str = "") -> None:
+        place = f"{loc}: " if loc is not None and (loc.file or loc.module) else ""
+        super().__init__(place + message + (f"\n  {hint}" if hint else ""))
+        self.loc = loc
+
+
+class TextError(UserError):
+    """IR text that cannot be parsed or does not verify; the message shows line, column and caret."""
+
+    def __init__(self, message: str, text: str, line: int, column: int) -> None:
+        lines = text.splitlines()
+        shown = lines[line - 1] if 0 < line <= len(lines) else ""
+        caret = " " * (column - 1) + "^"
+        super().__init__(f"line {line}, column {column}: {message}\n  {shown}\n  {caret}")
+        self.line, self.column = line, column
+
+
+class VerifyError(CompileError):
+    """A program that breaks a rule of the IR; `pos` is its place in the text, if it came from text."""
+
+    def __init__(self, message: str, loc: Loc | None = None, pos: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(message, loc)
+        self.message, self.pos = message, pos

@@ -1,0 +1,1 @@
+"""The intermediate representation: types, graph, text, verifier and plaintext interpreter."""

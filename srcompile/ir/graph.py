@@ -1,0 +1,106 @@
+"""The graph: modules of functions of segments of nodes, all frozen.
+
+A node's operands are names: `%x` is a value made by an earlier node, `@w` a constant of the module.
+A function has one segment, or, for a routed pool, a first one that always runs and then one for each
+model, of which the one the route names runs. A later segment sees the values of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from srcompile.errors import Loc
+from srcompile.ir.types import Type
+
+Attr = int | float | bool | str | tuple[int, ...]
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+NO_ATTRS: Mapping[str, Attr] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: `%out = op(inputs) {attrs} : type at loc`. `out` is "" if it makes no value."""
+
+    op: str
+    out: str
+    inputs: tuple[str, ...]
+    attrs: Mapping[str, Attr] = field(default_factory=lambda: NO_ATTRS)
+    type: Type | None = None
+    loc: Loc = field(default=Loc())
+    pos: tuple[int, int] = field(default=(0, 0), compare=False)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of nodes. `route` is None if it always runs, else the route index that selects it."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    route: int | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """Named segments. `extends` names the function whose values this one sees as well."""
+
+    name: str
+    segments: tuple[Segment, ...]
+    extends: str = ""
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield every node, in order."""
+        for segment in self.segments:
+            yield from segment.nodes
+
+    def types(self) -> dict[str, Type]:
+        """Return the type of every value this function makes."""
+        return {n.out: n.type for n in self.nodes() if n.out and n.type is not None}
+
+
+@dataclass(frozen=True)
+class Const:
+    """A tensor the program carries. A secret one reaches the parties only as shares."""
+
+    type: Type
+    secret: bool
+    data: Array | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A program on one level: `graph`, `fixed`, `lowered` or `schedule`."""
+
+    level: str
+    functions: tuple[Function, ...]
+    consts: Mapping[str, Const]
+
+    def function(self, name: str) -> Function:
+        """Return the function called `name`."""
+        return next(f for f in self.functions if f.name == name)
+
+    @property
+    def main(self) -> Function:
+        """The one function of a graph or fixed-level module."""
+        assert len(self.functions) == 1, [f.name for f in self.functions]
+        return self.functions[0]
+
+    def type_of(self, operand: str, types: Mapping[str, Type]) -> Type:
+        """Return the type of an operand, `@constant` or `%value` (looked up in `types`)."""
+        return self.consts[operand].type if operand.startswith("@") else types[operand]
+
+    def with_main(self, segments: tuple[Segment, ...]) -> Module:
+        """Return this module with the segments of its one function replaced."""
+        return replace(self, functions=(replace(self.main, segments=segments),))
+
+
+def uses(function: Function) -> dict[str, int]:
+    """Return how often each operand is used in `function`."""
+    count: dict[str, int] = {}
+    for node in function.nodes():
+        for name in node.inputs:
+            count[name] = count.get(name, 0) + 1
+    return count

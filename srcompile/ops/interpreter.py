@@ -1,0 +1,73 @@
+"""The oracle: runs graph- and fixed-level modules on plain arrays.
+
+On the graph level values are floats. On the fixed level they are integers, and a shift rounds to
+the nearest one, where a run under MPC may be off by less than one in the last place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from srcompile.ir.graph import Array, Module, Node, Segment
+from srcompile.ir.types import FixType, Type
+from srcompile.ops import Registry
+
+Outputs = dict[str, Array]
+
+
+def evaluate(
+    module: Module,
+    inputs: Mapping[str, Array],
+    ops: Registry,
+    *,
+    route: int | None = None,
+    observe: Callable[[Node, Array], None] | None = None,
+) -> tuple[Outputs, int | None]:
+    """Return the outputs by name and the route taken, None if the module has no routes.
+
+    `inputs` are floats by input name on both levels; fixed-level outputs are floats again. `route`
+    forces a route. `observe` is called with every node and its value.
+    """
+    values: dict[str, Array] = {
+        name: np.asarray(const.data)
+        for name, const in module.consts.items()
+        if const.data is not None
+    }
+    outputs: Outputs = {}
+    taken = route
+    types = module.main.types()
+
+    def run(segment: Segment) -> None:
+        nonlocal taken
+        for node in segment.nodes:
+            operands = [values[name] for name in node.inputs]
+            if node.op == "input":
+                value = _enter(inputs[str(node.attrs["name"])], node)
+            else:
+                value = ops[node.op].reference(operands, node.attrs)
+            if node.op == "output":
+                outputs[str(node.attrs["name"])] = _leave(value, types, node)
+            elif node.op == "route" and taken is None:
+                taken = int(value.reshape(()))
+            if node.out:
+                values[node.out] = value
+            if observe is not None:
+                observe(node, value)
+
+    for segment in module.main.segments:
+        if segment.route is None or segment.route == taken:
+            run(segment)
+    return outputs, taken
+
+
+def _enter(value: Array, node: Node) -> Array:
+    if isinstance(node.type, FixType):
+        return np.rint(value.astype(np.float64) * 2.0**node.type.frac).astype(np.int64)
+    return value
+
+
+def _leave(value: Array, types: Mapping[str, Type], node: Node) -> Array:
+    type_ = types.get(node.inputs[0])
+    return value / 2.0**type_.frac if isinstance(type_, FixType) else value
