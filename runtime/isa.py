@@ -344,6 +344,11 @@ def _add_common(types: Types, attrs: Attrs, declared: RingType | None) -> RingTy
     return RingType("share", _same_width(types), shape)
 
 
+def _lift(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
+    _kinds(types, COMMON)
+    return replace(types[0], kind="share")
+
+
 # ---- rules of the dealer's instructions -------------------------------------------------------
 
 
@@ -565,6 +570,7 @@ _SPECS = (
     Spec("pad", _ALL, ("before", "after"), _pad),
     Spec("reduce", _ALL, ("width",), _reduce, view=True),
     Spec("add_common", ("prepare", "online"), (), _add_common),
+    Spec("lift", ("prepare", "online"), (), _lift),
     # local, products
     Spec("mul", _ALL, (), _mul),
     Spec("matmul", _ALL, (), _matmul),

@@ -11,11 +11,16 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class Loc:
-    """A place in the user's source: file, line (from 1) and module path such as `encoder.0.fc1`."""
+    """Where something comes from: the user's file and line (from 1), module path, and op.
+
+    The module path is one such as `encoder.0.fc1`; the op is the one the user wrote, `softmax` for
+    all that softmax expands into.
+    """
 
     file: str = ""
     line: int = 0
     module: str = ""
+    op: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.file else "(no source line)"

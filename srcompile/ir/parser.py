@@ -152,8 +152,9 @@ class _Reader:
 
     def loc(self, tree: Tree[Token]) -> Loc:
         file, line = _tokens(tree)
-        module = [json.loads(_tokens(t)[0]) for t in _trees(tree)]
-        return Loc(json.loads(file), int(line), module[0] if module else "")
+        module = "".join(json.loads(_tokens(t)[0]) for t in _named(tree, "inside"))
+        op = "".join(str(_tokens(t)[0]) for t in _named(tree, "origin"))
+        return Loc(json.loads(file), int(line), module, op)
 
 
 def _trees(tree: Tree[Token]) -> list[Tree[Token]]:

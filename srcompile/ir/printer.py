@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+from srcompile.errors import Loc
 from srcompile.ir.graph import Attr, Function, Module, Node, Segment
 
 VERSION = 1
@@ -29,9 +30,10 @@ def node_text(node: Node) -> str:
     """Return one statement, without its newline."""
     head = f"{node.out} = " if node.out else ""
     tail = f" : {node.type}" if node.type is not None else ""
-    if node.loc.file or node.loc.module:
+    if node.loc != Loc():
         tail += f" at {json.dumps(node.loc.file)}:{node.loc.line}"
         tail += f" in {json.dumps(node.loc.module)}" if node.loc.module else ""
+        tail += f" from {node.loc.op}" if node.loc.op else ""
     return f"{head}{node.op}({', '.join(node.inputs)}){attrs_text(node.attrs)}{tail}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -61,6 +62,19 @@ class GraphBuilder:
             Node(op, name, tuple(inputs), MappingProxyType(dict(attrs)), node_type, self.loc)
         )
 
+    def replay(self, node: Node, inputs: Sequence[str]) -> str:
+        """Add a node of another module on new operands; name, type and place are kept."""
+        return self.add(replace(node, inputs=tuple(inputs)))
+
+    def set_range(self, name: str, range_: tuple[float, float] | None) -> None:
+        """Give a value its calibrated range, unless it has one."""
+        if range_ is None or name.startswith("@") or self._types[name].range is not None:
+            return
+        self._types[name] = replace(self._types[name], range=range_)
+        for i, node in enumerate(self._nodes):
+            if node.out == name:
+                self._nodes[i] = replace(node, type=self._types[name])
+
     def add(self, node: Node) -> str:
         """Add a node that already has its type; its name is kept if it is free."""
         if not self.ops[node.op].result:
@@ -69,9 +83,7 @@ class GraphBuilder:
         out = self.fresh(node.out or f"%{node.op}")
         assert isinstance(node.type, FloatType)
         self._types[out] = node.type
-        self._nodes.append(
-            Node(node.op, out, node.inputs, node.attrs, node.type, node.loc, node.pos)
-        )
+        self._nodes.append(replace(node, out=out))
         return out
 
     def const(self, data: Array, name: str = "", secret: bool = False) -> str:

@@ -1,0 +1,171 @@
+"""Pass `fuse_layers`: move factors and summands that are constant into the weights before them.
+
+Batch norm behind a convolution, an average pool's factor before a linear layer, chains of biases:
+all become part of a weight, and cost nothing.
+
+    (y + c) * s        = y * s + c * s          (y + c) + d = y + (c + d)
+    conv(x, w) * s     = conv(x, w * s)         (x @ w) * s = x @ (w * s)
+    view(x * a)        = view(x) * a            (x * a) @ w = x @ (w * a)
+with a a number, s constant along every axis but the output channels, c, d and w constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from srcompile.ir.graph import NO_ATTRS, Attr, Module, Node, uses
+from srcompile.ops import Registry
+from srcompile.ops.builder import GraphBuilder
+from srcompile.passes.fold_constants import fold_constants
+
+_VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "pad"})
+_LAYERS = frozenset({"matmul", "conv2d"})
+
+
+def fuse_layers(module: Module, ops: Registry) -> Module:
+    """Return `module` (primitives only) with constant factors and summands fused into weights."""
+    fused = _Fuser(module, ops).run()
+    return fold_constants(fused, ops)
+
+
+class _Fuser:
+    def __init__(self, module: Module, ops: Registry) -> None:
+        self.module, self.b = module, GraphBuilder(ops)
+        self.b.add_consts(module.consts)
+        self.made: dict[str, Node] = {}
+        self.single: set[str] = set()
+
+    def run(self) -> Module:
+        count = uses(self.module.main)
+        new: dict[str, str] = {}
+        for segment in self.module.main.segments:
+            for node in segment.nodes:
+                self.b.loc = node.loc
+                inputs = [new.get(i, i) for i in node.inputs]
+                rule = _RULES.get(node.op)
+                out = rule(self, inputs, node) if rule else None
+                if out is None:
+                    out = self.b.replay(node, inputs)
+                    self.made[out] = Node(node.op, out, tuple(inputs), node.attrs)
+                new[node.out] = out
+                if count.get(node.out) == 1:
+                    self.single.add(out)
+            self.b.end_segment(segment.name, segment.route)
+        return self.b.module()
+
+    # -- emitting, with the rules applied to what is emitted
+
+    def emit(self, op: str, inputs: Sequence[str], attrs: Mapping[str, Attr] = NO_ATTRS) -> str:
+        rule = _RULES.get(op)
+        node = Node(op, "", tuple(inputs), attrs)
+        out = rule(self, list(inputs), node) if rule else None
+        if out is None:
+            out = self.b.emit(op, inputs, attrs)
+            self.made[out] = Node(op, out, tuple(inputs), attrs)
+            self.single.add(out)
+        return out
+
+    def alone(self, name: str, *ops: str) -> Node | None:
+        """Return the node that makes `name` if it is one of `ops` and nothing else uses it."""
+        node = self.made.get(name)
+        return node if node is not None and name in self.single and node.op in ops else None
+
+    # -- rules: return the new value, or None to leave the node as it is
+
+    def mul(self, inputs: list[str], node: Node) -> str | None:
+        y, s = inputs if inputs[1].startswith("@") else inputs[::-1]
+        if not s.startswith("@") or y.startswith("@"):
+            return None
+        summed = self.alone(y, "add")
+        if summed and _constant(summed) is not None and self._same_shape(y, s):
+            x, c = _split(summed)
+            return self.emit("add", [self.emit("mul", [x, s]), self.b.emit("mul", [c, s])])
+        layer = self.alone(y, *_LAYERS)
+        if layer is None or not layer.inputs[1].startswith("@"):
+            return None
+        w = layer.inputs[1]
+        shape, rank = self.b.type(s).shape, len(self.b.type(y).shape)
+        channel = rank - 1 if layer.op == "matmul" else 1
+        full = (1,) * (rank - len(shape)) + shape
+        if len(full) != rank or any(n != 1 for i, n in enumerate(full) if i != channel):
+            return None
+        if layer.op == "matmul":
+            factor = self.b.emit("reshape", [s], {"shape": (full[channel],)})
+        else:
+            factor = self.b.emit("reshape", [s], {"shape": (full[channel], 1, 1, 1)})
+        return self.emit(layer.op, [layer.inputs[0], self.b.emit("mul", [w, factor])], layer.attrs)
+
+    def _same_shape(self, y: str, s: str) -> bool:
+        """Whether y * s has the shape of y, so that a summand may be scaled before it is added."""
+        made = self.made[y]
+        shapes = [self.b.type(i).shape for i in made.inputs]
+        return self.b.type(y).shape in shapes and len(self.b.type(s).shape) <= len(
+            self.b.type(y).shape
+        )
+
+    def add(self, inputs: list[str], node: Node) -> str | None:
+        y, d = inputs if inputs[1].startswith("@") else inputs[::-1]
+        inner = self.alone(y, "add")
+        if not d.startswith("@") or inner is None or _constant(inner) is None:
+            return None
+        x, c = _split(inner)
+        return self.emit("add", [x, self.b.emit("add", [c, d])])
+
+    def scale(self, inputs: list[str], node: Node) -> str | None:
+        (x,) = inputs
+        inner = self.alone(x, "scale", "add", *_LAYERS)
+        if inner is None:
+            return None
+        by = float(node.attrs["by"])  # type: ignore[arg-type]
+        if inner.op == "scale":
+            both = by * float(inner.attrs["by"])  # type: ignore[arg-type]
+            return self.emit("scale", [inner.inputs[0]], {"by": both})
+        if inner.op == "add":
+            if _constant(inner) is None:
+                return None
+            y, c = _split(inner)
+            return self.emit(
+                "add", [self.emit("scale", [y], node.attrs), self.b.emit("scale", [c], node.attrs)]
+            )
+        for i, w in enumerate(inner.inputs):
+            if w.startswith("@"):
+                operands = list(inner.inputs)
+                operands[i] = self.b.emit("scale", [w], node.attrs)
+                return self.emit(inner.op, operands, inner.attrs)
+        return None
+
+    def view(self, inputs: list[str], node: Node) -> str | None:
+        inner = self.alone(inputs[0], "scale")
+        if inner is None:
+            return None
+        return self.emit("scale", [self.emit(node.op, inner.inputs, node.attrs)], inner.attrs)
+
+    def layer(self, inputs: list[str], node: Node) -> str | None:
+        x, w = inputs
+        inner = self.alone(x, "scale")
+        if inner is None or not w.startswith("@"):
+            return None
+        return self.emit(
+            node.op, [inner.inputs[0], self.b.emit("scale", [w], inner.attrs)], node.attrs
+        )
+
+
+def _constant(add: Node) -> str | None:
+    """Return the constant operand of an addition, if it has one."""
+    return next((i for i in add.inputs if i.startswith("@")), None)
+
+
+def _split(add: Node) -> tuple[str, str]:
+    """Return (value, constant) of an addition of the two."""
+    x, c = add.inputs
+    return (c, x) if x.startswith("@") else (x, c)
+
+
+_Rule = Callable[[_Fuser, list[str], Node], str | None]
+_RULES: Mapping[str, _Rule] = {
+    "mul": _Fuser.mul,
+    "add": _Fuser.add,
+    "scale": _Fuser.scale,
+    **dict.fromkeys(_LAYERS, _Fuser.layer),
+    **dict.fromkeys(_VIEWS, _Fuser.view),
+}

@@ -1,0 +1,134 @@
+"""The pipeline: which passes run, in which order, with a verification between any two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from srcompile.errors import UserError
+from srcompile.ir.graph import Array, Const, Module
+from srcompile.ir.types import FloatType
+from srcompile.ops import Registry
+from srcompile.ops.verifier import verify
+from srcompile.passes.calibrate import calibrate
+from srcompile.passes.check_leakage import Disclosure, check_leakage, verify_lowered
+from srcompile.passes.cost import Cost, Network, estimate_cost
+from srcompile.passes.emit_program import Interface, emit_program, interface_of
+from srcompile.passes.expand import expand
+from srcompile.passes.fold_constants import fold_constants
+from srcompile.passes.fuse_layers import fuse_layers
+from srcompile.passes.lower import lower
+from srcompile.passes.merge_common import merge_common
+from srcompile.passes.plan_rings import DEFAULT_MAX_WIDTH, plan_rings
+from srcompile.passes.protocols import PROTOCOLS
+from srcompile.passes.quantise import Formats, quantise
+from srcompile.passes.remove_unused import remove_unused
+from srcompile.passes.reorder_relu import reorder_relu
+from srcompile.passes.schedule_rounds import schedule_rounds
+from srcompile.runtime.program import Program
+
+ROUTE_COSTS = "@route.costs"
+Samples = Sequence[Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user can choose about a compilation."""
+
+    target: str
+    network: Network
+    formats: Formats = Formats()
+    max_width: int = DEFAULT_MAX_WIDTH
+    cost_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A program on every level, with what is known about it."""
+
+    graph: Module
+    fixed: Module
+    lowered: Module
+    schedule: Module
+    interface: Interface
+    program: Program
+    cost: Cost
+    leakage: tuple[Disclosure, ...]
+
+
+def run_pipeline(graph: Module, samples: Samples, ops: Registry, options: Options) -> Stages:
+    """Compile a captured graph-level module.
+
+    If it routes, the costs in the routing rule are those of a first compilation without them.
+    Raises CompileError at the op that cannot be compiled, UserError for an unknown target.
+    """
+    if options.target not in PROTOCOLS:
+        names = ", ".join(PROTOCOLS)
+        raise UserError(f"there is no target '{options.target}': choose {names}")
+    stages = _compile(graph, samples, ops, options)
+    if ROUTE_COSTS not in graph.consts or not options.cost_weight:
+        return stages
+    return _compile(with_route_costs(graph, stages.cost, options), samples, ops, options)
+
+
+def with_route_costs(graph: Module, cost: Cost, options: Options) -> Module:
+    """Return `graph` with cost_weight * (model's time / slowest model's time) in its routing rule."""
+    old = graph.consts[ROUTE_COSTS]
+    branches = sorted((s for s in cost.segments if s.route is not None), key=lambda s: s.route or 0)
+    seconds = np.array([cost.seconds(s.total) for s in branches])
+    if len(seconds) == 0:  # oblivious: every model runs, so none is cheaper
+        return graph
+    data = (options.cost_weight * seconds / seconds.max()).astype(np.float32)
+    data = data.reshape(old.type.shape)
+    consts = {**graph.consts, ROUTE_COSTS: Const(old.type, old.secret, data)}
+    return replace(graph, consts=MappingProxyType(consts))
+
+
+def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -> Stages:
+    def checked(module: Module) -> Module:
+        verify(module, ops)
+        return module
+
+    before_expansion: tuple[Callable[[Module], Module], ...] = (
+        lambda m: fold_constants(m, ops),
+        merge_common,
+        reorder_relu,
+        lambda m: calibrate(m, ops, samples),
+    )
+    after_expansion: tuple[Callable[[Module], Module], ...] = (
+        lambda m: expand(m, ops),
+        lambda m: fold_constants(m, ops),
+        lambda m: fuse_layers(m, ops),
+        merge_common,
+        lambda m: fold_constants(m, ops),
+        lambda m: calibrate(m, ops, samples),
+    )
+    module = checked(graph)
+    for transform in before_expansion:
+        module = checked(transform(module))
+    calibrated = module
+    for transform in after_expansion:
+        module = checked(transform(module))
+    fixed = checked(quantise(module, ops, options.formats))
+    fixed = checked(plan_rings(fixed, ops, options.max_width))
+    lowered = lower(fixed, PROTOCOLS[options.target])
+    verify_lowered(lowered)
+    lowered = remove_unused(lowered)
+    verify_lowered(lowered)
+    schedule = schedule_rounds(lowered)
+    leakage = check_leakage(schedule)
+    interface = interface_of(fixed, _input_ranges(module), options.formats.margin)
+    program = emit_program(schedule, interface, options.target)
+    cost = estimate_cost(program, options.network)
+    return Stages(calibrated, fixed, lowered, schedule, interface, program, cost, leakage)
+
+
+def _input_ranges(module: Module) -> dict[str, tuple[float, float]]:
+    return {
+        str(node.attrs["name"]): node.type.range
+        for node in module.main.nodes()
+        if node.op == "input" and isinstance(node.type, FloatType) and node.type.range
+    }

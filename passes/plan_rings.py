@@ -1,0 +1,213 @@
+"""Pass `plan_rings`: decide where values are opened and in which ring each one lives.
+
+A gate makes a share; it takes masked wires. Between them stand linear ops, which work on both. So
+every path from a gate's result to a gate's operand must be opened somewhere, and the cheapest
+places are a minimum vertex cut, an opening weighing elements x ring width.
+
+Widths are demanded from behind: a result needs its own bits, a `shift` by s needs s bits more than
+its result, a product as many as its result; gates with tables and comparisons put their result
+into any ring at no cost. Where the demand passes `max_width`, the chain is cut by an `extend`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+import networkx as nx
+
+from srcompile.ir.graph import Attr, Module, Node, Segment
+from srcompile.ir.types import FixType
+from srcompile.ops import Registry
+
+PRODUCTS = frozenset({"mul", "matmul", "conv2d"})
+FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
+RESULTS = frozenset({"output", "route"})
+DEFAULT_MAX_WIDTH = 62
+
+
+def plan_rings(module: Module, ops: Registry, max_width: int = DEFAULT_MAX_WIDTH) -> Module:
+    """Return a fixed-level module with `open` and `extend` nodes and a `ring` on every node."""
+    module, ring = _extended(module, ops, max_width)
+    opened = _openings(module, ops, ring)
+    return _with_openings(module, ops, ring, opened)
+
+
+def is_local(node: Node, module: Module, ops: Registry) -> bool:
+    """Whether a node acts alike on shares and masked wires: linear, or a product with a public."""
+    if node.op in PRODUCTS:
+        return any(i.startswith("@") and not module.consts[i].secret for i in node.inputs)
+    return ops[node.op].linear
+
+
+# -- widths ---------------------------------------------------------------------------------------
+
+
+def _rings(module: Module) -> dict[str, int]:
+    """Return the ring width that the uses of each value demand of it."""
+    types = module.main.types()
+    ring: dict[str, int] = {}
+    for node in reversed(list(module.main.nodes())):
+        own = ring.get(node.out, 0)
+        for name in node.inputs:
+            if name.startswith("@"):
+                continue
+            type_ = types[name]
+            assert isinstance(type_, FixType)
+            ring[name] = max(ring.get(name, 0), _demand(node, type_.bits, own))
+    return ring
+
+
+def _demand(node: Node, bits: int, own: int) -> int:
+    """Return the ring width that `node`, itself in a ring of `own` bits, needs of an operand."""
+    if node.op in RESULTS or node.op in ("table", "relu", "nonneg"):
+        return bits
+    if node.op == "extend":
+        return bits + 1
+    return own + int(node.attrs["by"]) if node.op == "shift" else own  # type: ignore[arg-type]
+
+
+def _extended(module: Module, ops: Registry, max_width: int) -> tuple[Module, dict[str, int]]:
+    """Insert an `extend` behind each shift whose operand would need more than `max_width` bits."""
+    while True:
+        ring = _rings(module)
+        wide = [
+            n
+            for n in module.main.nodes()
+            if n.op == "shift" and ring[n.inputs[0]] > max_width and not _is_extended(n, module)
+        ]
+        if not wide:
+            return module, ring
+        module = _extend_behind(module, wide[-1])
+
+
+def _is_extended(node: Node, module: Module) -> bool:
+    users = [n for n in module.main.nodes() if node.out in n.inputs]
+    return all(n.op == "extend" for n in users)
+
+
+def _extend_behind(module: Module, shift: Node) -> Module:
+    name = f"{shift.out}.ext"
+    segments = []
+    for segment in module.main.segments:
+        nodes: list[Node] = []
+        for node in segment.nodes:
+            inputs = tuple(name if i == shift.out else i for i in node.inputs)
+            nodes.append(replace(node, inputs=inputs))
+            if node.out == shift.out:
+                nodes.append(Node("extend", name, (shift.out,), type=shift.type, loc=shift.loc))
+        segments.append(Segment(segment.name, tuple(nodes), segment.route))
+    return module.with_main(tuple(segments))
+
+
+# -- openings -------------------------------------------------------------------------------------
+
+
+def _openings(module: Module, ops: Registry, ring: Mapping[str, int]) -> set[str]:
+    """Return the values to open: a minimum cut between gate results and gate operands."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(["gates", "operands"])
+    types = module.main.types()
+    for node in module.main.nodes():
+        values = [i for i in node.inputs if not i.startswith("@")]
+        local = is_local(node, module, ops)
+        if node.out:
+            type_ = types[node.out]
+            assert isinstance(type_, FixType)
+            cost = max(1, math.prod(type_.shape)) * ring.get(node.out, 1)
+            graph.add_edge(("in", node.out), ("out", node.out), capacity=cost)
+        for name in values:
+            if local:
+                graph.add_edge(("out", name), ("in", node.out))  # no capacity: never cut
+            elif node.op not in RESULTS:
+                graph.add_edge(("out", name), "operands")
+        if node.out and _makes_share(node, local, module):
+            graph.add_edge("gates", ("in", node.out))
+    _, (before, _) = nx.minimum_cut(graph, "gates", "operands")
+    return {
+        node.out
+        for node in module.main.nodes()
+        if node.out and ("in", node.out) in before and ("out", node.out) not in before
+    }
+
+
+def _makes_share(node: Node, local: bool, module: Module) -> bool:
+    """Whether the result is a share whatever the operands are: gates, sums with a secret."""
+    if local:
+        return any(i.startswith("@") and module.consts[i].secret for i in node.inputs)
+    return node.op in FREE_RING or node.op in PRODUCTS
+
+
+def _with_openings(
+    module: Module, ops: Registry, ring: Mapping[str, int], opened: set[str]
+) -> Module:
+    """Insert the `open` nodes, let later nodes use them, and write down every ring."""
+    first = _Opener(module, ops, ring, opened)
+    segments = []
+    for segment in module.main.segments:
+        opener = first if segment.route is None else first.for_branch()
+        for node in segment.nodes:
+            opener.take(node)
+        segments.append(Segment(segment.name, tuple(opener.nodes), segment.route))
+    return module.with_main(tuple(segments))
+
+
+class _Opener:
+    """Rewrites one segment. A branch may use masked wires of the first segment, but not mix them
+    with its own in one node: its material is dealt apart from that of the first segment."""
+
+    def __init__(
+        self, module: Module, ops: Registry, ring: Mapping[str, int], opened: set[str]
+    ) -> None:
+        self.module, self.ops, self.opened = module, ops, opened
+        self.ring = dict(ring)
+        self.types = module.main.types()
+        self.nodes: list[Node] = []
+        self.now: dict[str, str] = {}  # value -> its opened form
+        self.masked: set[str] = set()
+        self.shared: set[str] = set()  # masked wires that hang on the first segment's masks only
+
+    def for_branch(self) -> _Opener:
+        """Return an opener for a branch behind this first segment."""
+        branch = _Opener(self.module, self.ops, self.ring, self.opened)
+        branch.types, branch.now = dict(self.types), dict(self.now)
+        branch.masked, branch.shared = set(self.masked), set(self.masked)
+        return branch
+
+    def take(self, node: Node) -> None:
+        """Add `node`, on opened operands where there are such, and open its result if planned."""
+        inputs = [self.now.get(i, i) for i in node.inputs]
+        wires = {i for i in inputs if i in self.masked}
+        if wires & self.shared and wires - self.shared:
+            inputs = [self.open(i, node) if i in self.shared else i for i in inputs]
+        self.nodes.append(replace(node, inputs=tuple(inputs), attrs=self.attrs(node)))
+        values = [i for i in inputs if not i.startswith("@")]
+        local = is_local(node, self.module, self.ops)
+        keeps = local and not _makes_share(node, local, self.module)
+        if node.op in ("input", "shift") or (keeps and all(v in self.masked for v in values)):
+            self.masked.add(node.out)
+            if values and all(v in self.shared for v in values):
+                self.shared.add(node.out)
+        if node.out in self.opened:
+            self.open(node.out, node)
+
+    def open(self, name: str, node: Node) -> str:
+        """Open `name`; later nodes of this segment use the opened form, whose name is returned."""
+        out = f"{name}.open"
+        while out in self.types:
+            out += "-"
+        self.types[out], self.ring[out] = self.types[name], self.ring[name]
+        attrs: Mapping[str, Attr] = MappingProxyType({"ring": self.ring[name]})
+        self.nodes.append(Node("open", out, (name,), attrs, self.types[name], node.loc))
+        self.masked.add(out)
+        self.now[name] = out
+        return out
+
+    def attrs(self, node: Node) -> Mapping[str, Attr]:
+        """Return the attributes of `node` with its ring."""
+        if not node.out:
+            return node.attrs
+        self.ring.setdefault(node.out, 1)
+        return MappingProxyType({**node.attrs, "ring": self.ring[node.out]})

@@ -1,0 +1,355 @@
+"""Target `2pc`: two parties and a dealer, masked wires (docs/protocol-2pc.md).
+
+Notation: w ring width; r a mask, x^ = x + r a masked wire, [x] an additive share; B the mask of a
+weight W, F = W - B, opened once when weights are loaded. In each gate below the lines of the dealer
+(D), of a party before the input is there (prepare) and after (online) stand together. `correlate`
+takes a value of the dealer's and returns a party's share of it: PRG for P0, a correction for P1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from srcompile.ir.graph import NO_ATTRS, Attr, Node
+from srcompile.passes.lower import ProgramBuilder
+from srcompile.passes.plan_rings import PRODUCTS
+from srcompile.runtime.isa import RingType
+
+
+class Masked2PC:
+    """Lowers nodes to gates on masked wires."""
+
+    name = "2pc"
+
+    def lower(self, node: Node, b: ProgramBuilder) -> None:
+        """Emit the instructions of `node`."""
+        value = _RULES.get(node.op, _linear)(node, b)
+        if value is not None:
+            b.wires[node.out] = value
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Masked:
+    """A masked wire: x^ online, its mask r at the dealer, and, made when first needed, [r]."""
+
+    hat: str
+    r: str
+    share_of_r: Callable[[], str]
+    _made: list[str] = field(default_factory=list)
+
+    @property
+    def r_share(self) -> str:
+        """The name of [r] in `prepare`."""
+        if not self._made:
+            self._made.append(self.share_of_r())
+        return self._made[0]
+
+
+@dataclass(frozen=True)
+class Share:
+    """An additive share, online."""
+
+    name: str
+
+
+Value = Masked | Share
+
+
+def _ring(node: Node) -> int:
+    ring = node.attrs["ring"]
+    assert isinstance(ring, int)
+    return ring
+
+
+def _attrs(node: Node) -> dict[str, Attr]:
+    return {k: v for k, v in node.attrs.items() if k != "ring"}
+
+
+def _deal(b: ProgramBuilder, op: str, inputs: Sequence[str], attrs: Mapping[str, Attr] = NO_ATTRS,
+          name: str = "") -> str:  # fmt: skip
+    return b.emit("dealer", op, inputs, attrs, name)
+
+
+def _prepare(b: ProgramBuilder, op: str, inputs: Sequence[str],
+             attrs: Mapping[str, Attr] = NO_ATTRS, name: str = "") -> str:  # fmt: skip
+    return b.emit("prepare", op, inputs, attrs, name)
+
+
+def _online(b: ProgramBuilder, op: str, inputs: Sequence[str], attrs: Mapping[str, Attr] = NO_ATTRS,
+            name: str = "") -> str:  # fmt: skip
+    return b.emit("online", op, inputs, attrs, name)
+
+
+def _mapped(
+    b: ProgramBuilder, x: Masked, op: str, attrs: Mapping[str, Attr], name: str = ""
+) -> Masked:
+    """Return the image of a masked wire under a linear map: the same map on x^, r and [r]."""
+    return Masked(
+        _online(b, op, [x.hat], attrs, name),
+        _deal(b, op, [x.r], attrs),
+        lambda: _prepare(b, op, [x.r_share], attrs),
+    )
+
+
+def _at(b: ProgramBuilder, value: Value, width: int) -> Value:
+    """Return a value reduced to Z_(2^width)."""
+    name = value.name if isinstance(value, Share) else value.hat
+    if b.ring_type("online", name).width == width:
+        return value
+    if isinstance(value, Masked):
+        return _mapped(b, value, "reduce", {"width": width})
+    return Share(_online(b, "reduce", [name], {"width": width}))
+
+
+def _operand(b: ProgramBuilder, name: str, width: int) -> Value:
+    value = b.wires[name]
+    assert isinstance(value, (Masked, Share))
+    return _at(b, value, width)
+
+
+def _masked(b: ProgramBuilder, name: str, width: int) -> Masked:
+    value = _operand(b, name, width)
+    assert isinstance(value, Masked), f"{name} is not opened"
+    return value
+
+
+def _unmasked(b: ProgramBuilder, value: Value) -> str:
+    """Return [x] = p·x^ - [r] of a masked wire; shares are shares already."""
+    if isinstance(value, Share):
+        return value.name
+    return _online(b, "add_common", [_prepare(b, "neg", [value.r_share]), value.hat])
+
+
+def _correlate(b: ProgramBuilder, value: str) -> str:
+    """Return a party's share, in `prepare`, of a value of the dealer's."""
+    slot: dict[str, Attr] = {"slot": b.slot()}
+    segment = b.segment_of("dealer", value)
+    type_ = b.ring_type("dealer", value)
+    b.emit("dealer", "correlate", [value], slot)
+    declared = RingType("share", type_.width, type_.shape)
+    return b.emit("prepare", "correlation", [], slot, f"{value}.corr", declared, segment)
+
+
+def _mask(b: ProgramBuilder, type_: RingType, name: str) -> tuple[str, str]:
+    """Return a fresh uniform mask: r at the dealer, [r] with a party."""
+    slot: dict[str, Attr] = {"slot": b.slot()}
+    clear = RingType("clear", type_.width, type_.shape)
+    mask = RingType("mask", type_.width, type_.shape)
+    return (
+        b.emit("dealer", "mask", [], slot, f"{name}.r", clear),
+        b.emit("prepare", "mask", [], slot, f"{name}.r", mask),
+    )
+
+
+# -- openings -------------------------------------------------------------------------------------
+
+
+def _open(node: Node, b: ProgramBuilder) -> Masked:
+    """x^ = sum_p ([x]_p + [r]_p)."""
+    share = _unmasked(b, _operand(b, node.inputs[0], _ring(node)))
+    r, r_share = _mask(b, b.ring_type("online", share), node.inputs[0])
+    return Masked(_online(b, "open", [share, r_share], {"round": 0}, node.out), r, lambda: r_share)
+
+
+def _input(node: Node, b: ProgramBuilder) -> Masked:
+    """The parties give the client [r]; it sends x + r to both."""
+    type_ = RingType("masked", _ring(node), b.fix_type(node.out).shape)
+    r, r_share = _mask(b, type_, node.out)
+    hat = _online(b, "input", [r_share], {"name": node.attrs["name"]}, node.out)
+    return Masked(hat, r, lambda: r_share)
+
+
+# -- linear ops -----------------------------------------------------------------------------------
+
+
+def _linear(node: Node, b: ProgramBuilder) -> Value:
+    attrs, width = _attrs(node), _ring(node)
+    operands = [_constant(b, i, width) if i.startswith("@") else _operand(b, i, width)
+                for i in node.inputs]  # fmt: skip
+    if node.op == "scale" and attrs["by"] == 1:
+        return operands[0]
+    masked = [v for v in operands if isinstance(v, Masked)]
+    if len(masked) < len(operands):
+        return Share(_online(b, node.op, [_unmasked(b, v) for v in operands], attrs, node.out))
+    hat = _online(b, node.op, [v.hat for v in masked], attrs, node.out)
+    if node.op == "offset":  # a public summand moves x^ and leaves r
+        return Masked(hat, masked[0].r, lambda: masked[0].r_share)
+    return Masked(
+        hat,
+        _deal(b, node.op, [v.r for v in masked], attrs),
+        lambda: _prepare(b, node.op, [v.r_share for v in masked], attrs),
+    )
+
+
+def _constant(b: ProgramBuilder, name: str, width: int) -> Share:
+    """A constant summand as a share: a weight is one already, of a public one P0 holds it all."""
+    const = b.const(name, width)
+    return Share(_online(b, "weight_share" if b.is_secret(name) else "lift", [const], name=name))
+
+
+# -- products -------------------------------------------------------------------------------------
+
+
+def _product(node: Node, b: ProgramBuilder) -> Value:
+    x, y = node.inputs
+    if any(i.startswith("@") and not b.is_secret(i) for i in (x, y)):
+        return _public_product(node, b)
+    if x.startswith("@") or y.startswith("@"):
+        return _static_product(node, b)
+    return _dynamic_product(node, b)
+
+
+def _public_product(node: Node, b: ProgramBuilder) -> Value:
+    """A public factor: linear."""
+    width, attrs = _ring(node), _attrs(node)
+    const = next(i for i in node.inputs if i.startswith("@"))
+    factor = b.const(const, width)
+    value = _operand(b, next(i for i in node.inputs if i != const), width)
+
+    def pair(name: str) -> list[str]:
+        return [factor if i == const else name for i in node.inputs]
+
+    if isinstance(value, Share):
+        return Share(_online(b, node.op, pair(value.name), attrs, node.out))
+    return Masked(
+        _online(b, node.op, pair(value.hat), attrs, node.out),
+        _deal(b, node.op, pair(value.r), attrs),
+        lambda: _prepare(b, node.op, pair(value.r_share), attrs),
+    )
+
+
+def _static_product(node: Node, b: ProgramBuilder) -> Share:
+    """x·W = x^·W - r·W,  r·W = r·F + r·B   [Beaver91, with W - B opened once]."""
+    op, width, attrs = node.op, _ring(node), _attrs(node)
+    const = next(i for i in node.inputs if i.startswith("@"))
+    weight = b.const(const, width)
+    x = _masked(b, next(i for i in node.inputs if i != const), width)
+
+    def pair(name: str, w: str) -> list[str]:
+        return [w if i == const else name for i in node.inputs]
+
+    big_b = b.emit("dealer", "weight_mask", [weight], NO_ATTRS, f"{const}.B", None,
+                   b.segment_of("dealer", x.r))  # fmt: skip
+    rb = _correlate(b, _deal(b, op, pair(x.r, big_b), attrs))
+    big_f = b.emit("prepare", "weight_opened", [weight], NO_ATTRS, f"{const}.F", None,
+                   b.segment_of("prepare", x.r_share))  # fmt: skip
+    rw = _prepare(b, "add", [_prepare(b, op, pair(x.r_share, big_f), attrs), rb])
+    w = _online(b, "weight_share", [weight], name=f"{const}.W")
+    return Share(_online(b, "sub", [_online(b, op, pair(x.hat, w), attrs), rw], name=node.out))
+
+
+def _dynamic_product(node: Node, b: ProgramBuilder) -> Share:
+    """x·y = x^·[y] - [r_x]·y^ + [r_x·r_y],  [y] = p·y^ - [r_y]   [Beaver91]."""
+    op, width, attrs = node.op, _ring(node), _attrs(node)
+    x, y = (_masked(b, i, width) for i in node.inputs)
+    rr = _correlate(b, _deal(b, op, [x.r, y.r], attrs))
+    left = _online(b, op, [x.hat, _unmasked(b, y)], attrs)
+    right = _online(b, op, [x.r_share, y.hat], attrs)
+    return Share(_online(b, "add", [_online(b, "sub", [left, right]), rr], name=node.out))
+
+
+# -- gates ----------------------------------------------------------------------------------------
+
+
+def _shift(node: Node, b: ProgramBuilder) -> Masked:
+    """x^ >> s = (x >> s) + (r >> s) + carry: x / 2^s up to less than one, unbiased."""
+    by = node.attrs["by"]
+    assert isinstance(by, int)
+    x = _masked(b, node.inputs[0], _ring(node) + by)
+    r = _deal(b, "shift", [x.r], {"by": by})
+    hat = _online(b, "shift", [x.hat], {"by": by}, node.out)
+    return Masked(hat, r, lambda: _correlate(b, r))
+
+
+def _table(node: Node, b: ProgramBuilder) -> Share:
+    """One DPF key with payload (1, r mod 2^s) at r >> s; full-domain evaluation  [BGI16]."""
+    index_bits, low_bits = (node.attrs[k] for k in ("index_bits", "low_bits"))
+    x = _masked(b, node.inputs[0], b.fix_type(node.inputs[0]).bits)
+    keys: dict[str, Attr] = {
+        "slot": b.slot(), "index_bits": index_bits, "low_bits": low_bits, "width": _ring(node),
+    }  # fmt: skip
+    key = _keys(b, "table_key", keys, x, node)
+    tables = [b.const(t, _ring(node)) for t in node.inputs[1:]]
+    attrs: dict[str, Attr] = {"index_bits": index_bits, "low_bits": low_bits}
+    return Share(_online(b, "table", [x.hat, key, *tables], attrs, node.out))
+
+
+def _keys(b: ProgramBuilder, op: str, attrs: Mapping[str, Attr], x: Masked, node: Node) -> str:
+    """Let the dealer make keys for the mask of x; return the party's."""
+    b.emit("dealer", f"{op}s", [x.r], attrs)
+    shape = b.ring_type("dealer", x.r).shape
+    segment = b.segment_of("dealer", x.r)
+    declared = RingType("key", 1, shape)  # the rule of the instruction says how long a key is
+    return b.emit("prepare", op, [], attrs, f"{node.out}.key", declared, segment)
+
+
+def _sign(node: Node, b: ProgramBuilder) -> Share:
+    """A DCF key tells the borrow c = [x^ < r] below the sign bit  [BCGGIKR21].
+
+    With m = msb r and h = msb x^:  [x < 0] = h xor m xor c. See runtime/gates.py for the rest.
+    """
+    bits, width, select = b.fix_type(node.inputs[0]).bits, _ring(node), node.op == "relu"
+    x = _masked(b, node.inputs[0], bits)
+    key = _keys(
+        b,
+        "sign_key",
+        {"slot": b.slot(), "in_width": bits, "width": width, "select": select},
+        x,
+        node,
+    )
+    m = _deal(b, "msb", [x.r], {"width": width})
+    shares = [_correlate(b, m)]
+    if select:
+        r = _deal(b, "widen", [x.r], {"width": width})
+        shares.append(_correlate(b, _deal(b, "mul", [m, r])))
+        # in a ring no wider than x's, [r] needs nothing from the dealer
+        if width <= bits:
+            shares.append(_prepare(b, "reduce", [x.r_share], {"width": width}))
+        else:
+            shares.append(_correlate(b, r))
+    return Share(_online(b, node.op, [x.hat, key, *shares], {"width": width}, node.out))
+
+
+def _extend(node: Node, b: ProgramBuilder) -> Share:
+    """With c = x + 2^(w-2) + r mod 2^w:  x = c - 2^(w-2) - r + 2^w·(1 - msb c)·msb r."""
+    width = _ring(node)
+    bits = b.fix_type(node.inputs[0]).bits + 1
+    if width <= bits:
+        return Share(_unmasked(b, _operand(b, node.inputs[0], width)))
+    x = _masked(b, node.inputs[0], bits)
+    r = _correlate(b, _deal(b, "widen", [x.r], {"width": width}))
+    m = _correlate(b, _deal(b, "msb", [x.r], {"width": width}))
+    return Share(_online(b, "extend", [x.hat, r, m], {"width": width}, node.out))
+
+
+# -- results --------------------------------------------------------------------------------------
+
+
+def _output(node: Node, b: ProgramBuilder) -> None:
+    """[x] goes to the client."""
+    share = _unmasked(b, _operand(b, node.inputs[0], b.fix_type(node.inputs[0]).bits))
+    _online(b, "output", [share], {"name": node.attrs["name"], "round": 0})
+
+
+def _route(node: Node, b: ProgramBuilder) -> None:
+    """[x] goes to both parties: the one value that is declassified."""
+    share = _unmasked(b, _operand(b, node.inputs[0], b.fix_type(node.inputs[0]).bits))
+    _online(b, "route", [share], {"round": 0})
+
+
+_RULES: Mapping[str, Callable[[Node, ProgramBuilder], Value | None]] = {
+    **dict.fromkeys(PRODUCTS, _product),
+    "open": _open,
+    "shift": _shift,
+    "table": _table,
+    "relu": _sign,
+    "nonneg": _sign,
+    "extend": _extend,
+    "input": _input,
+    "output": _output,
+    "route": _route,
+}

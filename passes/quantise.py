@@ -1,0 +1,375 @@
+"""Pass `quantise`: give every value a fixed-point format and make functions tables.
+
+A value with f fraction bits stands for x / 2^f. A product has the fraction bits of both factors; a
+`shift` takes them back where the next op would suffer from them, and nowhere else: sums, reshapes
+and outputs work on products as they are. A shift costs ring width, not a round (see plan_rings).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from srcompile.errors import CompileError
+from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Function, Module, Node, Segment
+from srcompile.ir.types import FixType, FloatType
+from srcompile.ops import Registry
+from srcompile.ops.functions import Equals
+from srcompile.ops.functions import Function as FunctionOp
+from srcompile.passes.tables import fit_table
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Precision of the fixed-point formats.
+
+    activation_bits: bits of a value that enters a gate, sign included.
+    weight_bits: bits of a weight, sign included.
+    table_bits: a table's error is at most its output range / 2^table_bits.
+    margin: how much larger than in calibration a value may get.
+    """
+
+    activation_bits: int = 16
+    weight_bits: int = 12
+    table_bits: int = 12
+    margin: float = 2.0
+
+
+Range = tuple[float, float]
+
+
+def quantise(module: Module, ops: Registry, formats: Formats = Formats()) -> Module:  # noqa: B008
+    """Return the fixed-level form of a calibrated graph-level module of primitives.
+
+    Raises CompileError at a value without a calibrated range.
+    """
+    return _Quantiser(module, ops, formats).run()
+
+
+class _Quantiser:
+    def __init__(self, module: Module, ops: Registry, formats: Formats) -> None:
+        self.module, self.ops, self.formats = module, ops, formats
+        self.consts: dict[str, Const] = {}
+        self.nodes: list[Node] = []
+        self.types: dict[str, FixType] = {}
+        self.calibrated = {
+            n.out: n.type.range for n in module.main.nodes() if isinstance(n.type, FloatType)
+        }
+        self.new: dict[str, str] = {}  # value on the graph level -> value here
+        self.ranges: dict[str, Range] = {}  # on this level, margin included
+        self.sound: dict[str, Range] = {}  # ranges that hold whatever the input
+        self.fitted: dict[tuple[str, int], str] = {}
+        self.node: Node
+
+    def run(self) -> Module:
+        segments = []
+        for segment in self.module.main.segments:
+            self.nodes = []
+            outer = dict(self.fitted)
+            for self.node in segment.nodes:
+                self.translate(self.node)
+            if segment.route is not None:
+                self.fitted = outer
+            segments.append(Segment(segment.name, tuple(self.nodes), segment.route))
+        segments = [self.with_equal_outputs(s, segments) for s in segments]
+        function = Function("main", tuple(segments))
+        return Module("fixed", (function,), MappingProxyType(self.consts))
+
+    def with_equal_outputs(self, segment: Segment, segments: list[Segment]) -> Segment:
+        """Bring outputs of one name to one format, so that the client need not know the route."""
+        self.nodes = []
+        for node in segment.nodes:
+            if node.op != "output":
+                self.nodes.append(node)
+                continue
+            same = [
+                n.inputs[0]
+                for s in segments
+                for n in s.nodes
+                if n.op == "output" and n.attrs["name"] == node.attrs["name"]
+            ]
+            frac = max(self.type(i).frac for i in same)
+            range_ = max((self.ranges[i] for i in same), key=lambda r: max(map(abs, r)))
+            (x,) = node.inputs
+            if (self.type(x).frac, self.type(x).bits) != (frac, _bits(range_, frac)):
+                self.node = node
+                x = self.emit("scale", [x], frac, range_, {"by": 1 << (frac - self.type(x).frac)})
+            self.nodes.append(replace(node, inputs=(x,)))
+        return Segment(segment.name, tuple(self.nodes), segment.route)
+
+    # -- building
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        frac: int,
+        range_: Range,
+        attrs: Mapping[str, Attr] = NO_ATTRS,
+        name: str = "",
+    ) -> str:
+        """Add a node whose values lie in `range_` (margin included); return its name."""
+        shapes = [self.type(i).shape for i in inputs]
+        type_ = FixType(tuple(self.ops[op].shape(shapes, attrs)), _bits(range_, frac), frac)
+        base = name or f"%{op}"
+        out, count = base, 1
+        while out in self.types:
+            count += 1
+            out = f"{base}.{count}"
+        self.types[out], self.ranges[out] = type_, range_
+        self.nodes.append(
+            Node(op, out, tuple(inputs), MappingProxyType(dict(attrs)), type_, self.node.loc)
+        )
+        return out
+
+    def type(self, operand: str) -> FixType:
+        type_ = self.consts[operand].type if operand.startswith("@") else self.types[operand]
+        assert isinstance(type_, FixType)
+        return type_
+
+    def const(self, name: str, data: Array, frac: int, secret: bool) -> str:
+        """Add the integers `data`; the same name with the same format is added once."""
+        top = float(np.max(np.abs(data), initial=1.0)) / 2.0**frac
+        type_ = FixType(tuple(data.shape), _bits((-top, top), frac), frac)
+        out, count = name, 1
+        while out in self.consts and not (
+            self.consts[out].type == type_ and np.array_equal(self.consts[out].data, data)  # type: ignore[arg-type]
+        ):
+            count += 1
+            out = f"{name}.{count}"
+        self.consts[out] = Const(type_, secret, np.asarray(data, np.int64))
+        return out
+
+    # -- ranges
+
+    def range_of(self, node: Node) -> Range:
+        """Return the range to provide for: a sound one if there is one, else calibrated + margin."""
+        if node.out in self.sound:
+            return self.sound[node.out]
+        type_ = node.type
+        if not isinstance(type_, FloatType) or type_.range is None:
+            raise CompileError(f"{node.op} has no calibrated range", node.loc)
+        top = max(abs(type_.range[0]), abs(type_.range[1]), 2.0**-10)
+        return (-top * self.formats.margin, top * self.formats.margin)
+
+    # -- formats
+
+    def frac_for(self, range_: Range, bits: int) -> int:
+        """Return the fraction bits with which values of `range_` take `bits` bits."""
+        top = max(abs(range_[0]), abs(range_[1]), 2.0**-30)
+        frac = bits - 1 - math.floor(math.log2(top))
+        while _bits(range_, frac) > bits:
+            frac -= 1
+        return frac
+
+    def fit(self, name: str) -> str:
+        """Return `name` with at most activation_bits bits, shifted if it has more."""
+        type_, range_ = self.type(name), self.ranges[name]
+        frac = self.frac_for(range_, self.formats.activation_bits)
+        if type_.frac <= frac or type_.bits <= self.formats.activation_bits:
+            return name
+        by = type_.frac - frac
+        if (name, by) not in self.fitted:
+            out = self.emit("shift", [name], frac, range_, {"by": by}, f"{name}.fit")
+            self.fitted[name, by] = out
+        return self.fitted[name, by]
+
+    def weight(self, name: str) -> str:
+        """Return a constant factor as integers of weight_bits bits (whole numbers as they are)."""
+        const = self.module.consts[name]
+        data = np.asarray(const.data, np.float64)
+        whole = not const.secret and bool(np.all(data == np.rint(data)))
+        top = float(np.max(np.abs(data), initial=2.0**-20))
+        frac = 0 if whole else self.frac_for((-top, top), self.formats.weight_bits)
+        return self.const(name, np.rint(data * 2.0**frac), frac, const.secret)
+
+    def summand(self, name: str, frac: int) -> str:
+        """Return a constant summand with `frac` fraction bits."""
+        const = self.module.consts[name]
+        data = np.rint(np.asarray(const.data, np.float64) * 2.0**frac)
+        return self.const(name, data, frac, const.secret)
+
+    def raised(self, name: str, frac: int) -> str:
+        """Return `name` with more fraction bits: an exact public factor 2^k."""
+        more = frac - self.type(name).frac
+        if more == 0:
+            return name
+        return self.emit("scale", [name], frac, self.ranges[name], {"by": 1 << more})
+
+    # -- translation, one method for each kind of op
+
+    def translate(self, node: Node) -> None:
+        inputs = [self.new.get(i, i) for i in node.inputs]
+        op = self.ops[node.op]
+        self.note_sound(node)
+        rule = _RULES.get(node.op)
+        if rule is not None:
+            out = rule(self, node, inputs)
+        elif isinstance(op, FunctionOp):
+            out = self.function(node, op, inputs[0])
+        elif op.linear:
+            out = self.aligned(node, inputs)
+        else:
+            raise CompileError(f"{node.op} cannot be quantised", node.loc)
+        self.new[node.out] = out
+
+    def input(self, node: Node, inputs: list[str]) -> str:
+        range_ = self.range_of(node)
+        frac = self.frac_for(range_, self.formats.activation_bits)
+        return self.emit("input", [], frac, range_, node.attrs, node.out)
+
+    def result(self, node: Node, inputs: list[str]) -> str:
+        out = Node(node.op, "", tuple(inputs), node.attrs, None, node.loc)
+        self.nodes.append(out)
+        return ""
+
+    def aligned(self, node: Node, inputs: list[str]) -> str:
+        """Linear ops: bring all operands to the most fraction bits among them."""
+        values = [i for i in inputs if not i.startswith("@")]
+        frac = max(self.type(v).frac for v in values)
+        operands = [
+            self.summand(i, frac) if i.startswith("@") else self.raised(i, frac) for i in inputs
+        ]
+        return self.emit(node.op, operands, frac, self.range_of(node), node.attrs, node.out)
+
+    def offset(self, node: Node, inputs: list[str]) -> str:
+        frac = self.type(inputs[0]).frac
+        by = round(float(node.attrs["by"]) * 2.0**frac)  # type: ignore[arg-type]
+        return self.emit("offset", inputs, frac, self.range_of(node), {"by": by}, node.out)
+
+    def scale(self, node: Node, inputs: list[str]) -> str:
+        factor, more = _integer_factor(float(node.attrs["by"]), self.formats.weight_bits)  # type: ignore[arg-type]
+        x = self.fit(inputs[0]) if abs(factor) > 1 else inputs[0]
+        frac = self.type(x).frac + more
+        return self.emit("scale", [x], frac, self.range_of(node), {"by": factor}, node.out)
+
+    def product(self, node: Node, inputs: list[str]) -> str:
+        x, y = (self.weight(i) if i.startswith("@") else self.fit(i) for i in inputs)
+        frac = self.type(x).frac + self.type(y).frac
+        return self.emit(node.op, [x, y], frac, self.range_of(node), node.attrs, node.out)
+
+    def relu(self, node: Node, inputs: list[str]) -> str:
+        x = self.fit(inputs[0])
+        return self.emit("relu", [x], self.type(x).frac, self.range_of(node), name=node.out)
+
+    def nonneg(self, node: Node, inputs: list[str]) -> str:
+        return self.emit("nonneg", [self.fit(inputs[0])], 0, (0.0, 1.0), name=node.out)
+
+    def function(self, node: Node, op: FunctionOp, x: str) -> str:
+        """A table around the centre of the argument's range, so that no index bit is wasted."""
+        whole = isinstance(op, Equals)
+        window = self.sound[node.inputs[0]] if whole else self.window(node, op)
+        unit = 2.0 ** -self.type(x).frac
+        centre = round((window[0] + window[1]) / 2 / unit) * unit
+        around = (window[0] - centre, window[1] - centre)
+        if centre:
+            x = self.emit("offset", [x], self.type(x).frac, around, {"by": -round(centre / unit)})
+        x = self.fit(x)
+        type_ = self.type(x)
+        out_range = self.range_of(node)
+        frac = 0 if whole else self.frac_for(out_range, self.formats.activation_bits)
+        tolerance = max(map(abs, out_range)) / self.formats.margin / 2**self.formats.table_bits
+        spec = fit_table(
+            lambda u: op.at(u, node.attrs), type_.bits, type_.frac, centre, window, frac, tolerance
+        )
+        tables = [self.const(f"@{node.out[1:]}.t0", spec.t0, spec.frac, False)]
+        if spec.t1 is not None:
+            slopes = self.const(f"@{node.out[1:]}.t1", spec.t1, spec.frac - type_.frac, False)
+            tables.append(slopes)
+        attrs: dict[str, Attr] = {"index_bits": spec.index_bits, "low_bits": spec.low_bits}
+        return self.emit("table", [x, *tables], spec.frac, out_range, attrs, node.out)
+
+    def window(self, node: Node, op: FunctionOp) -> Range:
+        """Return the argument's calibrated range, widened by the margin, within the domain."""
+        argument = self.calibrated[node.inputs[0]]
+        if argument is None:
+            raise CompileError(f"the argument of {node.op} has no calibrated range", node.loc)
+        low, high = argument
+        spread = max(high - low, 2.0**-8) * (self.formats.margin - 1) / 2
+        if op.domain[0] > -math.inf:  # keep away from a pole: divide rather than subtract
+            low, spread_low = max(low / self.formats.margin, op.domain[0]), 0.0
+        else:
+            spread_low = spread
+        return (low - spread_low, high + spread)
+
+    # -- ranges that follow from counting, not from samples
+
+    def note_sound(self, node: Node) -> None:
+        """Note a sound range for counts: 0..1 from a comparison, and linear maps of such."""
+        if node.op in ("nonneg", "equals"):
+            self.sound[node.out] = (0.0, 1.0)
+            return
+        known = [self.sound.get(i) or self._const_range(i) for i in node.inputs]
+        interval = _INTERVALS.get(node.op)
+        if interval is not None and known and all(k is not None for k in known):
+            self.sound[node.out] = interval([k for k in known if k is not None], node, self)
+
+    def _const_range(self, name: str) -> Range | None:
+        const = self.module.consts.get(name)
+        if const is None or const.data is None or const.secret:
+            return None
+        return (float(const.data.min()), float(const.data.max()))
+
+
+def _bits(range_: Range, frac: int) -> int:
+    """Return the bits of a signed integer that holds `range_` and an error in the last place."""
+    top = math.ceil(max(abs(range_[0]), abs(range_[1])) * 2.0**frac) + (1 if frac else 0)
+    return max(2, 1 + top.bit_length())
+
+
+def _integer_factor(by: float, bits: int) -> tuple[int, int]:
+    """Return (k, m) with by = k / 2^m to `bits` bits, k odd unless by is zero."""
+    if by == 0.0:
+        return 0, 0
+    more = bits - 1 - math.ceil(math.log2(abs(by)))
+    factor = round(by * 2.0**more)
+    while factor % 2 == 0:
+        factor, more = factor // 2, more - 1
+    return factor, more
+
+
+def _union(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    return (min(0.0, *(k[0] for k in known)), max(0.0, *(k[1] for k in known)))
+
+
+def _interval_offset(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    by = float(node.attrs["by"])  # type: ignore[arg-type]
+    return (known[0][0] + by, known[0][1] + by)
+
+
+def _interval_mul(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    ends = [a * b for a in known[0] for b in known[1]]
+    return (min(ends), max(ends))
+
+
+def _interval_sum(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    before = q.type(q.new.get(node.inputs[0], node.inputs[0])).shape
+    assert isinstance(node.type, FloatType)
+    count = math.prod(before) / max(math.prod(node.type.shape), 1)
+    return (known[0][0] * count, known[0][1] * count)
+
+
+_INTERVALS: Mapping[str, Callable[[list[Range], Node, _Quantiser], Range]] = {
+    "add": lambda k, n, q: (k[0][0] + k[1][0], k[0][1] + k[1][1]),
+    "sub": lambda k, n, q: (k[0][0] - k[1][1], k[0][1] - k[1][0]),
+    "neg": lambda k, n, q: (-k[0][1], -k[0][0]),
+    "offset": _interval_offset,
+    "mul": _interval_mul,
+    "sum": _interval_sum,
+    **dict.fromkeys(("pad", "concat", "reshape", "transpose", "slice", "broadcast"), _union),
+}
+
+_RULES: Mapping[str, Callable[[_Quantiser, Node, list[str]], str]] = {
+    "input": _Quantiser.input,
+    "output": _Quantiser.result,
+    "route": _Quantiser.result,
+    "offset": _Quantiser.offset,
+    "scale": _Quantiser.scale,
+    "relu": _Quantiser.relu,
+    "nonneg": _Quantiser.nonneg,
+    **dict.fromkeys(("mul", "matmul", "conv2d"), _Quantiser.product),
+}

@@ -1,0 +1,89 @@
+"""Tables of functions of one variable: a value, or a line, for each cell of a signed index.
+
+Notation: x is an integer with f fraction bits around a centre c and stands for u = x / 2^f + c;
+x = i * 2^s + d with cell i and 0 <= d < 2^s. A gate reads y = t0[i] + t1[i] * d; under MPC it may
+take the cell above with d negative instead, so each line is fitted to cells i-1 and i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from srcompile.ir.graph import Array
+
+SAMPLES = 32
+MIN_INDEX_BITS, MAX_INDEX_BITS = 3, 12
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """t0 and t1 (None without low bits) by unsigned index, and what they promise."""
+
+    index_bits: int
+    low_bits: int
+    t0: Array  # (2^index_bits,) int64, `frac` fraction bits
+    t1: Array | None  # (2^index_bits,) int64, frac - f fraction bits
+    frac: int
+    error: float
+
+
+def fit_table(
+    function: Callable[[Array], Array],
+    bits: int,
+    f: int,
+    centre: float,
+    window: tuple[float, float],
+    frac: int,
+    tolerance: float,
+) -> TableSpec:
+    """Return the smallest table for `bits`-bit x whose error inside `window` is within `tolerance`.
+
+    `frac` is the least number of fraction bits of the result. If no table is good enough the
+    largest one is returned; its `error` says how good it is.
+    """
+    low = max(MIN_INDEX_BITS, bits - 48)
+    sizes = range(min(low, bits), min(MAX_INDEX_BITS, bits) + 1)
+    for index_bits in sizes:
+        spec = _fit(function, bits, index_bits, f, centre, window, frac, tolerance)
+        if spec.error <= tolerance:
+            return spec
+    return spec
+
+
+def _fit(
+    function: Callable[[Array], Array],
+    bits: int,
+    n: int,
+    f: int,
+    centre: float,
+    window: tuple[float, float],
+    frac: int,
+    tolerance: float,
+) -> TableSpec:
+    s = bits - n
+    cells = np.arange(1 << n, dtype=np.int64)
+    start = np.where(cells < 1 << (n - 1), cells, cells - (1 << n)) << s  # (2^n,) x at d = 0
+
+    def at(x: Array) -> Array:
+        return function(np.clip(x / 2.0**f + centre, *window))
+
+    if s == 0:
+        t0 = np.rint(at(start.astype(np.float64)) * 2.0**frac)
+        return TableSpec(n, 0, t0.astype(np.int64), None, frac, 0.5 * 2.0**-frac)
+    d = np.linspace(-1.0, 1.0, 2 * SAMPLES + 1) * 2.0**s  # offsets, two cells
+    x = start[:, None] + d
+    y = at(x)  # (2^n, samples)
+    slope = ((y - y.mean(1, keepdims=True)) * d).sum(1) / (d * d).sum()
+    # the slope's own rounding may cost an eighth of the tolerance
+    slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / max(tolerance, 1e-12)))) - f)
+    out = max(frac, f + slope_frac)
+    t1 = np.rint(slope * 2.0**out)
+    t0 = np.rint(y.mean(1) * 2.0**out)
+    got = (t0[:, None] + t1[:, None] * d) / 2.0**out
+    u = x / 2.0**f + centre
+    inside = (u >= window[0]) & (u <= window[1])
+    error = float(np.abs(got - y)[inside].max(initial=0.0))
+    return TableSpec(n, s, t0.astype(np.int64), t1.astype(np.int64), out, error)

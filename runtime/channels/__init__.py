@@ -1,0 +1,33 @@
+"""Channels between roles: in-process queues and TCP, both counting what they carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass
+class Traffic:
+    """Payload bytes and messages that one end of a channel sent and received."""
+
+    sent: int = 0
+    received: int = 0
+    messages: int = 0
+
+
+class Channel(Protocol):
+    """A reliable, ordered stream of messages whose sizes the receiver knows beforehand."""
+
+    traffic: Traffic
+
+    def send(self, data: bytes) -> None:
+        """Send one message."""
+
+    def receive(self, size: int) -> bytes:
+        """Return the next message. Raises ProtocolError unless it has exactly `size` bytes."""
+
+    def exchange(self, data: bytes, size: int) -> bytes:
+        """Send `data` and receive `size` bytes at the same time."""
+
+    def close(self) -> None:
+        """End the channel; the other end finds out."""

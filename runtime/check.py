@@ -1,0 +1,169 @@
+"""The rules a whole program keeps, beyond those of single instructions. The compiler checks what it
+makes with them, and a runtime checks what it loads.
+
+- Every value is made before it is used, in a place that is sure to have run.
+- Every mask is used by exactly one opening (`open` or `input`), so no two openings share a mask.
+- Nothing leaves a party but by `open`, `input`, `route` and `output`, whose operands are typed.
+- Every correlation and key a party takes is made by the dealer, in the same segment, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from srcompile.runtime import isa
+from srcompile.runtime.isa import Attrs, IsaError, RingType
+
+PHASES = ("dealer", "prepare", "online")
+OPENINGS = frozenset({"open", "input"})
+_MADE_BY = {"correlation": "correlate", "table_key": "table_keys", "sign_key": "sign_keys"}
+_OF_PROTOCOLS = frozenset({"input", "open", "route", "output"})
+
+
+class InstructionLike(Protocol):
+    """What a rule looks at; the compiler's nodes and the runtime's instructions both have it."""
+
+    @property
+    def op(self) -> str: ...  # noqa: D102
+    @property
+    def out(self) -> str: ...  # noqa: D102
+    @property
+    def inputs(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def attrs(self) -> Attrs: ...  # noqa: D102
+
+
+class CheckError(IsaError):
+    """A broken rule, and where: function, index of the segment, index of the instruction."""
+
+    def __init__(self, message: str, phase: str, segment: int, index: int) -> None:
+        super().__init__(message)
+        self.phase, self.segment, self.index = phase, segment, index
+
+
+Functions = Mapping[str, Sequence[Sequence[InstructionLike]]]
+Declared = Mapping[tuple[str, str], RingType | None]
+
+
+def check(
+    functions: Functions,
+    declared: Declared,
+    consts: Mapping[str, RingType],
+    routes: Sequence[int | None],
+) -> None:
+    """Check the segments of the three functions. `declared` is each value's type, by phase and name.
+
+    Raises CheckError at the first instruction that breaks a rule.
+    """
+    if not routes or routes[0] is not None or None in routes[1:]:
+        raise CheckError("the first segment always runs, the others if the route says so", "", 0, 0)
+    if sorted(r for r in routes[1:] if r is not None) != list(range(len(routes) - 1)):
+        raise CheckError("the routes are numbered from 0, each once", "", 0, 0)
+    checker = _Checker(declared, consts)
+    for phase in PHASES:
+        checker.phase = phase
+        for segment, instructions in enumerate(functions[phase]):
+            checker.segment = segment
+            for index, instruction in enumerate(instructions):
+                checker.index = index
+                checker.instruction(instruction)
+    checker.finish(len(routes) > 1)
+
+
+class _Checker:
+    def __init__(self, declared: Declared, consts: Mapping[str, RingType]) -> None:
+        self.declared, self.consts = declared, consts
+        self.phase, self.segment, self.index = "", 0, 0
+        self.types: dict[tuple[str, str], tuple[int, RingType]] = {}
+        self.opened_under: dict[str, str] = {}
+        self.slots: dict[tuple[str, int], tuple[str, int, RingType]] = {}
+        self.route_at: list[tuple[int, int]] = []
+        self.clear: set[bool] = set()
+        self.round = 0
+
+    def fail(self, message: str) -> None:
+        raise CheckError(message, self.phase, self.segment, self.index)
+
+    def instruction(self, ins: InstructionLike) -> None:
+        types = [self.operand(name) for name in ins.inputs]
+        declared = self.declared.get((self.phase, ins.out)) if ins.out else None
+        try:
+            type_ = isa.result_type(ins.op, types, ins.attrs, declared, self.phase)
+        except IsaError as error:
+            self.fail(str(error))
+        if (type_ is None) != (not ins.out):
+            self.fail(f"'{ins.op}' makes {'no' if type_ is None else 'a'} value")
+        if type_ is not None:
+            self.define(ins.out, type_, declared)
+        if ins.op in OPENINGS:
+            self.one_opening(ins.inputs[-1], ins.out)
+        if "slot" in ins.attrs:
+            self.take_slot(ins, types, type_)
+        if ins.op in ("route", "plain_route"):
+            self.route_at.append((self.segment, self.index))
+        if ins.op.startswith("plain_"):
+            self.clear.add(True)
+        elif ins.op in _OF_PROTOCOLS:
+            self.clear.add(False)
+
+    def operand(self, name: str) -> RingType:
+        if name.startswith("@"):
+            if name not in self.consts:
+                self.fail(f"there is no constant {name}")
+            return self.consts[name]
+        # a branch's material is dealt apart: only `online` sees values of the first segment
+        phases = ("online", "prepare") if self.phase == "online" else ()
+        for phase in phases or (self.phase,):
+            segment, type_ = self.types.get((phase, name), (-1, None))
+            if type_ is not None and segment in (self.segment, 0 if phases else self.segment):
+                return type_
+        self.fail(f"{name} is not defined here")
+        raise AssertionError
+
+    def define(self, name: str, type_: RingType, declared: RingType | None) -> None:
+        if declared != type_:
+            self.fail(f"{name} is declared {declared}, but is {type_}")
+        if (self.phase, name) in self.types or (
+            self.phase == "online" and ("prepare", name) in self.types
+        ):
+            self.fail(f"{name} is defined twice")
+        self.types[self.phase, name] = (self.segment, type_)
+
+    def one_opening(self, mask: str, out: str) -> None:
+        if mask in self.opened_under:
+            first = self.opened_under[mask]
+            self.fail(f"the mask {mask} is used already, to open {first}; two openings under one "
+                      "mask disclose the difference of what they open")  # fmt: skip
+        self.opened_under[mask] = out
+
+    def take_slot(self, ins: InstructionLike, types: list[RingType], out: RingType | None) -> None:
+        slot = isa.int_attr(ins.attrs, "slot", 0, (1 << 32) - 1)
+        if (self.phase, slot) in self.slots:
+            self.fail(f"slot {slot} is used already")
+        type_ = types[0] if out is None else out
+        self.slots[self.phase, slot] = (ins.op, self.segment, type_)
+        dealt = self.slots.get(("dealer", slot))
+        if self.phase == "dealer":
+            return
+        if ins.op == "mask" and dealt is None:
+            return  # a mask that no correlation depends on
+        want = _MADE_BY.get(ins.op, ins.op)
+        if dealt is None or dealt[:2] != (want, self.segment):
+            self.fail(f"slot {slot} is not filled by a '{want}' of the dealer in this segment")
+        assert dealt is not None
+        same_width = dealt[2].width == type_.width or type_.kind == "key"
+        if not same_width or dealt[2].shape != type_.shape:
+            self.fail(f"slot {slot} holds {dealt[2]}, not {type_}")
+
+    def finish(self, routed: bool) -> None:
+        self.phase, self.index = "online", 0
+        if routed != (len(self.route_at) == 1) or any(s != 0 for s, _ in self.route_at):
+            self.fail("a program with routes reveals one, in its first segment; others reveal none")
+        if len(self.clear) > 1:
+            self.fail("instructions of the plain target do not mix with those of a protocol")
+        taken = {slot for phase, slot in self.slots if phase == "prepare"}
+        for (phase, slot), (op, segment, _) in self.slots.items():
+            if phase == "dealer" and op != "mask" and slot not in taken:
+                self.phase, self.segment = "dealer", segment
+                self.fail(f"slot {slot} is dealt, but no party takes it")

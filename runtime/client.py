@@ -1,0 +1,136 @@
+"""The client's side of an inference, and the model owner's: encode, mask, share, decode."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.runtime.errors import InputError, ProgramError
+from srcompile.runtime.gates import signed
+from srcompile.runtime.kernels import Kernels, ring_dtype
+from srcompile.runtime.program import Program, Tensor
+from srcompile.runtime.ring import Ring
+
+Array = NDArray[Any]
+Shares = tuple[dict[str, Ring], dict[str, Ring]]
+
+
+# -- weights --------------------------------------------------------------------------------------
+
+
+def share_weights(program: Program) -> Shares:
+    """Return additive shares of the program's weights, from the operating system's randomness.
+
+    Raises ProgramError if the program carries no weights.
+    """
+    shares: Shares = ({}, {})
+    for name in program.weights():
+        const = program.constants[name]
+        if const.data is None:
+            raise ProgramError(f"the program does not carry the weight {name}; give shares of it")
+        dtype = ring_dtype(const.type.width)
+        first = np.frombuffer(secrets.token_bytes(const.type.size * dtype.itemsize), dtype)
+        first = first.reshape(const.type.shape)
+        shares[0][name] = first
+        shares[1][name] = np.asarray(const.data - first)
+    return shares
+
+
+def check_shares(program: Program, shares: Mapping[str, Array]) -> dict[str, Ring]:
+    """Return weight shares as arrays of the program's rings. Raises ProgramError if they do not fit."""
+    found = {}
+    for name in program.weights():
+        type_ = program.constants[name].type
+        share = shares.get(name)
+        if share is None:
+            raise ProgramError(f"there is no share of the weight {name}")
+        if share.dtype != ring_dtype(type_.width) or share.shape != type_.shape:
+            raise ProgramError(f"the share of {name} is {share.dtype}{share.shape}, not {type_}")
+        found[name] = share
+    return found
+
+
+# -- inputs ---------------------------------------------------------------------------------------
+
+
+def split_batch(program: Program, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Return one set of inputs for each inference that `arrays` holds.
+
+    An array has an input's shape, or, if the program's first axis is 1, any number of rows.
+    Raises InputError, naming the input, for anything else: names, types, shapes, NaN, range.
+    """
+    wanted = {t.name: t for t in program.inputs}
+    if set(arrays) != set(wanted):
+        raise InputError(
+            f"the inputs are {', '.join(sorted(arrays)) or 'none'}; "
+            f"the program takes {', '.join(sorted(wanted))}"
+        )
+    counts = {_rows(t, check_input(t, arrays[name])) for name, t in wanted.items()}
+    if len(counts) != 1:
+        raise InputError(f"the inputs have different numbers of rows: {sorted(counts)}")
+    count = counts.pop()
+    if count == 1:
+        return [{name: np.reshape(arrays[name], t.shape) for name, t in wanted.items()}]
+    return [{name: arrays[name][k : k + 1] for name in wanted} for k in range(count)]
+
+
+def _rows(tensor: Tensor, array: Array) -> int:
+    if array.shape == tensor.shape:
+        return 1
+    assert tensor.shape[0] == 1
+    return int(array.shape[0])
+
+
+def check_input(tensor: Tensor, array: Array) -> Array:
+    """Return `array` if it fits the input. Raises InputError if it does not."""
+    name, shape = tensor.name, tuple(array.shape)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"input '{name}' has the type {array.dtype}; it must hold numbers")
+    rows_fit = (
+        len(shape) == len(tensor.shape) > 0
+        and tensor.shape[0] == 1
+        and shape[1:] == tensor.shape[1:]
+        and shape[0] > 0
+    )
+    if shape != tensor.shape and not rows_fit:
+        raise InputError(f"input '{name}' has the shape {shape}; the program takes {tensor.shape}")
+    if not np.all(np.isfinite(array)):
+        raise InputError(f"input '{name}' holds NaN or infinite values")
+    low, high = float(array.min(initial=np.inf)), float(array.max(initial=-np.inf))
+    if array.size and (low < tensor.low or high > tensor.high):
+        raise InputError(
+            f"input '{name}' has values from {low:g} to {high:g}; the program was calibrated for "
+            f"{tensor.low:g} to {tensor.high:g}. Compile it with calibration inputs that cover them."
+        )
+    return array
+
+
+def encode(tensor: Tensor, array: Array) -> Ring:
+    """Return the fixed-point integers of an input as elements of its ring, (elements,)."""
+    scaled = np.rint(array.astype(np.float64) * 2.0**tensor.frac).astype(np.int64)
+    return scaled.view(np.uint64).astype(ring_dtype(tensor.width)).reshape(-1)
+
+
+def mask_input(
+    tensor: Tensor, array: Array, mask_shares: Sequence[bytes], kernels: Kernels
+) -> bytes:
+    """Return x + [r]_0 + [r]_1, packed: the message to both parties."""
+    x = encode(tensor, array)
+    for share in mask_shares:
+        x = kernels.unpack_add(np.frombuffer(share, np.uint8), x, tensor.width)
+    return kernels.pack(x, tensor.width).tobytes()
+
+
+# -- outputs --------------------------------------------------------------------------------------
+
+
+def decode(tensor: Tensor, shares: Sequence[bytes], kernels: Kernels) -> Array:
+    """Return an output as float64 from both parties' packed shares."""
+    total = np.zeros(int(np.prod(tensor.shape)), ring_dtype(tensor.width))
+    for share in shares:
+        total = kernels.unpack_add(np.frombuffer(share, np.uint8), total, tensor.width)
+    return np.asarray(signed(total, tensor.width) / 2.0**tensor.frac).reshape(tensor.shape)

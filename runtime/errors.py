@@ -1,0 +1,19 @@
+"""Errors of the runtime: what was found, who is concerned, what would do."""
+
+from __future__ import annotations
+
+
+class RuntimeFault(Exception):
+    """Base of all errors that the runtime raises on purpose; command lines exit with code 2."""
+
+
+class ProgramError(RuntimeFault):
+    """A program file that is damaged, of another version, or breaks a rule."""
+
+
+class InputError(RuntimeFault):
+    """An input that is missing, of another shape or type, not finite, or out of range."""
+
+
+class ProtocolError(RuntimeFault):
+    """A peer that is gone or does not keep to the protocol; names peer, round and instruction."""

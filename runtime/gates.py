@@ -1,0 +1,168 @@
+"""The gates: what a party computes from a masked wire and its key, without any message.
+
+Notation: v-bit wire x^ = x + r mod 2^v, result in Z_(2^w), party p. h = msb x^ is public, m = msb r.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.runtime.isa import RingType, sign_fields
+from srcompile.runtime.kernels import Kernels, ring_dtype
+from srcompile.runtime.ring import Ring, canonical, widened
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A function key per element: this party's roots (N, 16) and the correction words (N, B)."""
+
+    seeds: Bytes
+    words: Bytes
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def table_keys(
+    kernels: Kernels, r: Ring, index_bits: int, low_bits: int, width: int, roots: tuple[Bytes, Bytes]
+) -> Bytes:
+    """Return the correction words of DPF keys with payload (1, r mod 2^s) at point r >> s."""
+    r = canonical(r.reshape(-1).astype(np.uint64), index_bits + low_bits)
+    dtype = ring_dtype(width)
+    beta = np.ones((r.size, 2 if low_bits else 1), dtype)
+    if low_bits:
+        beta[:, 1] = canonical(r, low_bits).astype(dtype)
+    return kernels.dpf_keys(r >> np.uint64(low_bits), index_bits, beta, width, *roots)
+
+
+def table(
+    kernels: Kernels,
+    party: int,
+    x: Ring,
+    index_bits: int,
+    low_bits: int,
+    width: int,
+    key: Key,
+    tables: list[Ring],
+) -> Ring:
+    """Return a share of t0[i] + t1[i]·d for x = i·2^s + d. See Kernels.dpf_table."""
+    flat = canonical(x.reshape(-1), index_bits + low_bits)
+    index = (flat >> flat.dtype.type(low_bits)).astype(np.uint32)
+    low = canonical(flat, low_bits).astype(ring_dtype(width)) if low_bits else None
+    t1 = tables[1][None] if low_bits else None
+    y = kernels.dpf_table(
+        party, index, low, index_bits, width, key.seeds, key.words, tables[0][None], t1
+    )
+    return y.reshape(x.shape)
+
+
+def plain_table(x: Ring, index_bits: int, low_bits: int, tables: list[Ring]) -> Ring:
+    """Return t0[i] + t1[i]·d of a clear x."""
+    flat = canonical(x, index_bits + low_bits)
+    index = flat >> flat.dtype.type(low_bits)
+    if not low_bits:
+        return np.asarray(tables[0][index])
+    low = canonical(flat, low_bits).astype(tables[0].dtype)
+    return np.asarray(tables[0][index] + tables[1][index] * low)
+
+
+# -- signs ----------------------------------------------------------------------------------------
+#
+# Below the sign bit x^ = x + r borrows: c = [x^ < r] on v-1 bits, and [x < 0] = h xor m xor c.
+# One DCF key gives shares of T = c·(1 - 2m) and, to select x itself, R = r·T and U = c·m:
+#
+#     b = [x >= 0]      = 1 - m - T            if h = 0,   m + T          if h = 1
+#     b·r               = r - m·r - R          if h = 0,   m·r + R        if h = 1
+#     relu x            = b·x^ - b·r + 2^v·U   if h = 0,   b·x^ - b·r     if h = 1
+#
+# as integers: x = x^ - r + 2^v·[wrap], and where x >= 0 the sum x + r wraps iff h = 0 and m = 1.
+
+
+def sign_keys(
+    kernels: Kernels, r: Ring, in_width: int, width: int, select: bool, roots: tuple[Bytes, Bytes]
+) -> Bytes:
+    """Return the correction words of DCF keys that tell the borrow below the sign bit."""
+    r = canonical(r.reshape(-1).astype(np.uint64), in_width)
+    m = r >> np.uint64(in_width - 1)
+    t = np.uint64(1) - np.uint64(2) * m  # 1 - 2m, mod 2^64
+    fields = sign_fields(in_width, {"width": width, "select": select})
+    beta = np.stack([t, r * t, m][: len(fields)], axis=1)
+    for k, field in enumerate(fields):
+        beta[:, k] = canonical(beta[:, k], field)
+    alpha = canonical(r, in_width - 1)
+    return kernels.dcf_keys(alpha, in_width - 1, beta, fields, *roots)
+
+
+def _borrow(
+    kernels: Kernels, party: int, x: Ring, in_width: int, width: int, select: bool, key: Key
+) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
+    """Return h, per element, and this party's shares of (T, R, U), (N, fields)."""
+    flat = canonical(x.reshape(-1).astype(np.uint64), in_width)
+    h = (flat >> np.uint64(in_width - 1)).astype(bool)
+    fields = sign_fields(in_width, {"width": width, "select": select})
+    low = canonical(flat, in_width - 1)
+    return h, kernels.dcf_eval(party, low, in_width - 1, fields, key.seeds, key.words)
+
+
+def nonneg(
+    kernels: Kernels, party: int, x: Ring, in_width: int, width: int, key: Key, m: Ring
+) -> Ring:
+    """Return a share of b = [x >= 0]."""
+    h, fields = _borrow(kernels, party, x, in_width, width, False, key)
+    return _bit(party, h, m.reshape(-1), fields[:, 0].astype(m.dtype)).reshape(x.shape)
+
+
+def _bit(party: int, h: NDArray[np.bool_], m: Ring, t: Ring) -> Ring:
+    one = m.dtype.type(1 - party)
+    return np.where(h, m + t, one - m - t)
+
+
+def relu(
+    kernels: Kernels,
+    party: int,
+    x: Ring,
+    in_width: int,
+    width: int,
+    key: Key,
+    shares: tuple[Ring, Ring, Ring],
+) -> Ring:
+    """Return a share of max(x, 0); `shares` are [m], [m·r] and [r]."""
+    m, mr, r = (s.reshape(-1) for s in shares)
+    h, fields = _borrow(kernels, party, x, in_width, width, True, key)
+    t, rt = fields[:, 0].astype(m.dtype), fields[:, 1].astype(m.dtype)
+    hat = canonical(x.reshape(-1), in_width).astype(m.dtype)
+    y = _bit(party, h, m, t) * hat - np.where(h, mr + rt, r - mr - rt)
+    if width > in_width:
+        wrap = fields[:, 2].astype(m.dtype) << m.dtype.type(in_width)
+        y += np.where(h, m.dtype.type(0), wrap)
+    return y.reshape(x.shape)
+
+
+def signed(x: Ring, width: int) -> NDArray[np.int64]:
+    """Return the signed integers that canonical or lazy elements of Z_(2^width) stand for."""
+    up = np.uint64(64 - width)
+    return (x.astype(np.uint64) << up).view(np.int64) >> np.int64(64 - width)
+
+
+# -- extension ------------------------------------------------------------------------------------
+
+
+def extend(party: int, x: Ring, old: RingType, width: int, r: Ring, m: Ring) -> Ring:
+    """Return a share in Z_(2^width) of x, |x| < 2^(v-2); `r` and `m` are shares of r and msb r.
+
+    c = x + 2^(v-2) + r mod 2^v;  x = c - 2^(v-2) - r + 2^v·(1 - msb c)·m.
+    """
+    v = old.width
+    quarter = x.dtype.type(1 << (v - 2))
+    c = widened(x + quarter, v, width)
+    high = canonical(x + quarter, v) >> x.dtype.type(v - 1)
+    wrap = np.where(high.astype(bool), m.dtype.type(0), m << m.dtype.type(v))
+    y = wrap - r
+    if party == 0:
+        y = y + c - m.dtype.type(1 << (v - 2))
+    return np.asarray(y)

@@ -1,0 +1,40 @@
+"""Local kernels of a party and of the dealer: ring arithmetic, bit packing, PRG, DPF and DCF.
+
+`load()` returns the fastest implementation this machine has; all of them give the same bits.
+SRCOMPILE_KERNELS=numpy|native|native-avx2|native-portable chooses one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from srcompile.runtime.kernels.definition import NumpyKernels
+from srcompile.runtime.kernels.interface import Kernels, ring_dtype
+from srcompile.runtime.kernels.layout import dcf_key_bytes, dpf_key_bytes
+
+CHOICES = ("numpy", "native", "native-avx2", "native-portable")
+
+__all__ = ["CHOICES", "Kernels", "dcf_key_bytes", "dpf_key_bytes", "load", "ring_dtype"]
+
+
+def load(name: str | None = None) -> Kernels:
+    """Return the kernels called `name`; without one, those SRCOMPILE_KERNELS names or the fastest.
+
+    ValueError if the name is unknown, or if this machine cannot run what it names.
+    """
+    wanted = name or os.environ.get("SRCOMPILE_KERNELS") or None
+    if wanted is not None and wanted not in CHOICES:
+        raise ValueError(f"There are no kernels '{wanted}': choose one of {', '.join(CHOICES)}.")
+    if wanted == "numpy":
+        return NumpyKernels()
+    try:
+        from srcompile.runtime.kernels.native import NativeKernels
+    except ImportError as error:
+        if wanted is None:
+            return NumpyKernels()
+        raise ValueError(
+            f"The kernels '{wanted}' need the native module, which is not built here ({error}); "
+            f"install srcompile with a C++ compiler, or choose numpy."
+        ) from error
+    path = "" if wanted in (None, "native") else wanted.removeprefix("native-")
+    return NativeKernels(path)

@@ -1,0 +1,71 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.runtime.kernels.interface import Bytes, Ring, Words
+
+class DpfShape:
+    def __init__(
+        self,
+        n: int,
+        k: int,
+        w: int,
+        lane: int,
+        points: int,
+        depth: int,
+        blocks: int,
+        key_bytes: int,
+    ) -> None: ...
+
+class Path:
+    def __init__(self, name: str) -> None: ...
+    def describe(self) -> str: ...
+    def prg(self, key: bytes, block: int, slot: int, out: Bytes) -> None: ...
+    def matmul(self, a: Ring, b: Ring, c: Ring) -> None: ...
+    def conv2d(self, x: Ring, w: Ring, y: Ring, geometry: Sequence[int], groups: int) -> None: ...
+    def pack(self, x: Ring, add: Ring | None, w: int, out: Bytes) -> None: ...
+    def unpack(self, buf: Bytes, add: Ring | None, w: int, out: Ring) -> None: ...
+    def dpf_keys(
+        self,
+        shape: DpfShape,
+        alpha: Words,
+        beta: Ring,
+        seeds0: Bytes,
+        seeds1: Bytes,
+        keys: Bytes,
+    ) -> None: ...
+    def dpf_table(
+        self,
+        shape: DpfShape,
+        party: int,
+        index: NDArray[np.uint32],
+        low: Ring | None,
+        seeds: Bytes,
+        keys: Bytes,
+        t0: Ring,
+        t1: Ring | None,
+        y: Ring,
+    ) -> None: ...
+    def dcf_keys(
+        self,
+        n: int,
+        widths: Sequence[int],
+        key_bytes: int,
+        alpha: Words,
+        beta: Words,
+        seeds0: Bytes,
+        seeds1: Bytes,
+        keys: Bytes,
+    ) -> None: ...
+    def dcf_eval(
+        self,
+        n: int,
+        widths: Sequence[int],
+        key_bytes: int,
+        party: int,
+        x: Words,
+        seeds: Bytes,
+        keys: Bytes,
+        y: Words,
+    ) -> None: ...

@@ -1,0 +1,220 @@
+"""Argument checks that all kernels share: each raises ValueError with a full sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.runtime.kernels.interface import Ring, ring_dtype
+from srcompile.runtime.kernels.layout import (
+    MAX_PRG_BYTES,
+    DcfLayout,
+    DpfLayout,
+    dpf_layout,
+    packed_bytes,
+)
+
+
+def check_array(
+    name: str, array: NDArray[np.generic], dtype: np.dtype[np.generic], shape: tuple[int, ...]
+) -> None:
+    """Check an array's dtype and shape."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        found = getattr(array, "dtype", type(array).__name__)
+        raise ValueError(f"{name} must be an array of {dtype}, but is {found}.")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, but has shape {array.shape}.")
+
+
+def _check_party(party: int) -> None:
+    if party not in (0, 1):
+        raise ValueError(f"A party is 0 or 1, but got {party}.")
+
+
+def _check_below(name: str, array: NDArray[np.unsignedinteger], bits: int) -> None:
+    if array.size and int(array.max()) >> bits:
+        raise ValueError(f"Every element of {name} must be below 2^{bits}, but some are not.")
+
+
+def _vector_length(name: str, array: NDArray[np.generic]) -> int:
+    if not isinstance(array, np.ndarray) or array.ndim != 1:
+        raise ValueError(f"{name} must be a one-dimensional array.")
+    return len(array)
+
+
+def check_prg(key: bytes, block: int, slot: int, n_bytes: int) -> None:
+    """Check the arguments of `Kernels.prg`."""
+    if not isinstance(key, bytes) or len(key) != 16:
+        raise ValueError("A PRG key must be 16 bytes.")
+    if not 0 <= block < 1 << 64:
+        raise ValueError(f"A PRG block number must be in [0, 2^64), but is {block}.")
+    if not 0 <= slot < 1 << 32:
+        raise ValueError(f"A PRG slot must be in [0, 2^32), but is {slot}.")
+    if not 0 <= n_bytes <= MAX_PRG_BYTES:
+        raise ValueError(f"A PRG slot yields at most 2^36 bytes, but {n_bytes} were asked for.")
+
+
+def check_matmul(a: Ring, b: Ring) -> tuple[int, ...]:
+    """Check the arguments of `Kernels.matmul`; return the broadcast batch shape."""
+    _check_same_ring("matmul", a, b)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul needs matrices, but the shapes are {a.shape} and {b.shape}.")
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError(
+            f"matmul needs equal inner sizes, but the shapes are {a.shape} and {b.shape}."
+        )
+    if a.ndim == 2 and b.ndim == 2:
+        return ()
+    try:
+        return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ValueError(
+            f"matmul cannot broadcast the batch sizes of {a.shape} and {b.shape}."
+        ) from None
+
+
+def check_conv2d(
+    x: Ring,
+    w: Ring,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> tuple[int, int]:
+    """Check the arguments of `Kernels.conv2d`; return the output height and width."""
+    _check_same_ring("conv2d", x, w)
+    if x.ndim != 4 or w.ndim != 4:
+        raise ValueError(
+            f"conv2d needs x (N, C, H, W) and w (O, C/groups, kh, kw), "
+            f"but the shapes are {x.shape} and {w.shape}."
+        )
+    if groups < 1 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups:
+        raise ValueError(
+            f"conv2d with {groups} groups cannot apply weights {w.shape} to an input {x.shape}."
+        )
+    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0 or min(w.shape[2:]) < 1:
+        raise ValueError(
+            f"conv2d needs stride, dilation and kernel sizes of at least 1 and no negative "
+            f"padding, but got stride {stride}, dilation {dilation}, kernel {w.shape[2:]}, "
+            f"padding {padding}."
+        )
+    height, width = (
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (w.shape[2 + i] - 1) - 1) // stride[i] + 1
+        for i in (0, 1)
+    )
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"conv2d has an empty result: the kernel {w.shape[2:]} does not fit into the padded "
+            f"input {x.shape}."
+        )
+    return height, width
+
+
+def check_pack(w: int, *arrays: Ring) -> int:
+    """Check ring vectors of one length; return the length."""
+    n = _vector_length("An array to pack", arrays[0])
+    for array in arrays:
+        check_array("An array to pack", array, ring_dtype(w), (n,))
+    return n
+
+
+def check_unpack(buf: NDArray[np.uint8], n: int, w: int) -> None:
+    """Check a buffer of n packed elements of w bits."""
+    ring_dtype(w)
+    if n < 0:
+        raise ValueError(f"A number of elements cannot be negative, but n = {n}.")
+    check_array("A packed buffer", buf, np.dtype(np.uint8), (packed_bytes(n, w),))
+
+
+def check_dpf_keys(
+    alpha: NDArray[np.uint64],
+    n: int,
+    beta: Ring,
+    w: int,
+    seeds0: NDArray[np.uint8],
+    seeds1: NDArray[np.uint8],
+) -> DpfLayout:
+    """Check the arguments of `Kernels.dpf_keys`; return the layout."""
+    count = _vector_length("alpha", alpha)
+    if not isinstance(beta, np.ndarray) or beta.ndim != 2:
+        raise ValueError("beta must be an array of shape (N, k).")
+    layout = dpf_layout(n, beta.shape[1], w)
+    check_array("alpha", alpha, np.dtype(np.uint64), (count,))
+    check_array("beta", beta, ring_dtype(w), (count, layout.k))
+    check_array("seeds0", seeds0, np.dtype(np.uint8), (count, 16))
+    check_array("seeds1", seeds1, np.dtype(np.uint8), (count, 16))
+    _check_below("alpha", alpha, n)
+    return layout
+
+
+def check_dpf_table(
+    party: int,
+    index: NDArray[np.uint32],
+    low: Ring | None,
+    n: int,
+    w: int,
+    seeds: NDArray[np.uint8],
+    keys: NDArray[np.uint8],
+    t0: Ring,
+    t1: Ring | None,
+) -> DpfLayout:
+    """Check the arguments of `Kernels.dpf_table`; return the layout."""
+    _check_party(party)
+    layout = dpf_layout(n, 1 if t1 is None else 2, w)
+    count = _vector_length("index", index)
+    tables = t0.shape[0] if isinstance(t0, np.ndarray) and t0.ndim else 0
+    check_array("index", index, np.dtype(np.uint32), (count,))
+    check_array("seeds", seeds, np.dtype(np.uint8), (count, 16))
+    check_array("keys", keys, np.dtype(np.uint8), (count, layout.key_bytes))
+    check_array("t0", t0, ring_dtype(w), (tables, 1 << n))
+    if t1 is not None:
+        check_array("t1", t1, ring_dtype(w), (tables, 1 << n))
+        if low is None:
+            raise ValueError("A spline gate (t1 is given) needs low, but low is None.")
+        wide = isinstance(low, np.ndarray) and low.dtype == np.uint64
+        check_array("low", low, np.dtype(np.uint64) if wide else ring_dtype(w), (count,))
+    _check_below("index", index, n)
+    return layout
+
+
+def check_dcf_keys(
+    alpha: NDArray[np.uint64],
+    n: int,
+    beta: NDArray[np.uint64],
+    layout: DcfLayout,
+    seeds0: NDArray[np.uint8],
+    seeds1: NDArray[np.uint8],
+) -> None:
+    """Check the arguments of `Kernels.dcf_keys`."""
+    count = _vector_length("alpha", alpha)
+    check_array("alpha", alpha, np.dtype(np.uint64), (count,))
+    check_array("beta", beta, np.dtype(np.uint64), (count, len(layout.widths)))
+    check_array("seeds0", seeds0, np.dtype(np.uint8), (count, 16))
+    check_array("seeds1", seeds1, np.dtype(np.uint8), (count, 16))
+    _check_below("alpha", alpha, n)
+
+
+def check_dcf_eval(
+    party: int,
+    x: NDArray[np.uint64],
+    n: int,
+    layout: DcfLayout,
+    seeds: NDArray[np.uint8],
+    keys: NDArray[np.uint8],
+) -> None:
+    """Check the arguments of `Kernels.dcf_eval`."""
+    _check_party(party)
+    count = _vector_length("x", x)
+    check_array("x", x, np.dtype(np.uint64), (count,))
+    check_array("seeds", seeds, np.dtype(np.uint8), (count, 16))
+    check_array("keys", keys, np.dtype(np.uint8), (count, layout.key_bytes))
+    _check_below("x", x, n)
+
+
+def _check_same_ring(what: str, a: Ring, b: Ring) -> None:
+    for array in (a, b):
+        if not isinstance(array, np.ndarray) or array.dtype not in (np.uint32, np.uint64):
+            found = getattr(array, "dtype", type(array).__name__)
+            raise ValueError(f"{what} needs arrays of uint32 or uint64, but got {found}.")
+    if a.dtype != b.dtype:
+        raise ValueError(f"{what} needs one dtype, but got {a.dtype} and {b.dtype}.")

@@ -1,0 +1,152 @@
+"""The kernels in NumPy: the specification that every faster implementation is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.runtime.kernels import checks, dcf, dpf
+from srcompile.runtime.kernels.aes import counter_stream
+from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
+from srcompile.runtime.kernels.layout import dcf_layout
+
+_CHUNK = 1 << 16  # elements whose bits are spread out at a time; a multiple of 8
+
+
+class NumpyKernels:
+    """`Kernels` in NumPy; AES comes from `cryptography`."""
+
+    @property
+    def name(self) -> str:
+        """Say which implementation this is."""
+        return "numpy"
+
+    def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:
+        """Return a keystream; see `Kernels.prg`."""
+        checks.check_prg(key, block, slot, n_bytes)
+        initial = block.to_bytes(8, "big") + slot.to_bytes(4, "big") + bytes(4)
+        return counter_stream(key, initial, n_bytes)
+
+    def matmul(self, a: Ring, b: Ring) -> Ring:
+        """Return a wrapping matrix product; see `Kernels.matmul`."""
+        checks.check_matmul(a, b)
+        out: Ring = np.matmul(a, b)
+        return out
+
+    def conv2d(
+        self,
+        x: Ring,
+        w: Ring,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Ring:
+        """Return a wrapping cross-correlation; see `Kernels.conv2d`."""
+        height, width = checks.check_conv2d(x, w, stride, padding, dilation, groups)
+        batch, channels = x.shape[:2]
+        outputs, _, kh, kw = w.shape
+        padded = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+        # window[n, c, i, j, h, v] = padded[n, c, h·stride + i·dilation, v·stride + j·dilation]
+        window = np.zeros((batch, channels, kh, kw, height, width), dtype=x.dtype)
+        for i in range(kh):
+            for j in range(kw):
+                top, left = i * dilation[0], j * dilation[1]
+                rows = slice(top, top + stride[0] * (height - 1) + 1, stride[0])
+                columns = slice(left, left + stride[1] * (width - 1) + 1, stride[1])
+                window[:, :, i, j] = padded[:, :, rows, columns]
+        matrix = w.reshape(groups, outputs // groups, -1)
+        y: Ring = np.matmul(matrix, window.reshape(batch, groups, matrix.shape[2], height * width))
+        return y.reshape(batch, outputs, height, width)
+
+    def pack(self, x: Ring, w: int) -> Bytes:
+        """Return a bit string; see `Kernels.pack`."""
+        checks.check_pack(w, x)
+        parts = [_pack_chunk(x[at : at + _CHUNK], w) for at in range(0, len(x), _CHUNK)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
+
+    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
+        """Return the bit string of a sum; see `Kernels.add_pack`."""
+        checks.check_pack(w, x, m)
+        return self.pack(x + m, w)
+
+    def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
+        """Return the elements of a bit string; see `Kernels.unpack`."""
+        checks.check_unpack(buf, n, w)
+        out = np.empty(n, dtype=ring_dtype(w))
+        for at in range(0, n, _CHUNK):
+            part = out[at : at + _CHUNK]
+            part[:] = _unpack_chunk(buf[at * w // 8 :], len(part), w)
+        return out
+
+    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
+        """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
+        checks.check_unpack(buf, checks.check_pack(w, y), w)
+        return _reduce(self.unpack(buf, len(y), w) + y, w)
+
+    def dpf_keys(
+        self, alpha: Words, n: int, beta: Ring, w: int, seeds0: Bytes, seeds1: Bytes
+    ) -> Bytes:
+        """Return DPF correction words; see `Kernels.dpf_keys`."""
+        layout = checks.check_dpf_keys(alpha, n, beta, w, seeds0, seeds1)
+        return dpf.dpf_keys(layout, alpha, beta, seeds0, seeds1)
+
+    def dpf_table(
+        self,
+        party: int,
+        index: NDArray[np.uint32],
+        low: Ring | None,
+        n: int,
+        w: int,
+        seeds: Bytes,
+        keys: Bytes,
+        t0: Ring,
+        t1: Ring | None,
+    ) -> Ring:
+        """Return shares of table gates; see `Kernels.dpf_table`."""
+        layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, t0, t1)
+        return _reduce(dpf.dpf_table(layout, party, index, low, seeds, keys, t0, t1), w)
+
+    def dcf_keys(
+        self,
+        alpha: Words,
+        n: int,
+        beta: Words,
+        widths: Sequence[int],
+        seeds0: Bytes,
+        seeds1: Bytes,
+    ) -> Bytes:
+        """Return DCF correction words; see `Kernels.dcf_keys`."""
+        layout = dcf_layout(n, widths)
+        checks.check_dcf_keys(alpha, n, beta, layout, seeds0, seeds1)
+        return dcf.dcf_keys(layout, alpha, beta, seeds0, seeds1)
+
+    def dcf_eval(
+        self, party: int, x: Words, n: int, widths: Sequence[int], seeds: Bytes, keys: Bytes
+    ) -> Words:
+        """Return shares of comparisons; see `Kernels.dcf_eval`."""
+        layout = dcf_layout(n, widths)
+        checks.check_dcf_eval(party, x, n, layout, seeds, keys)
+        total = dcf.dcf_eval(layout, party, x, seeds, keys)
+        return total & np.array([(1 << w) - 1 for w in layout.widths], dtype=np.uint64)
+
+
+def _reduce(x: Ring, w: int) -> Ring:
+    """Return x mod 2^w."""
+    return x & x.dtype.type((1 << w) - 1)
+
+
+def _pack_chunk(x: Ring, w: int) -> Bytes:
+    size = x.dtype.itemsize
+    octets = np.ascontiguousarray(x).view(np.uint8).reshape(-1, size)
+    bits = np.unpackbits(octets, axis=1, bitorder="little")[:, :w]
+    return np.packbits(bits, bitorder="little")
+
+
+def _unpack_chunk(buf: Bytes, n: int, w: int) -> Ring:
+    dtype = ring_dtype(w)
+    bits = np.zeros((n, 8 * dtype.itemsize), dtype=np.uint8)
+    bits[:, :w] = np.unpackbits(buf, bitorder="little", count=n * w).reshape(n, w)
+    return np.packbits(bits, axis=1, bitorder="little").view(dtype)[:, 0]

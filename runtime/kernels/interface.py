@@ -1,0 +1,132 @@
+"""What the local kernels do: the protocol `Kernels` that every implementation fulfils alike.
+
+Elements of Z_w, integers mod 2^w, are stored in np.uint32 if w <= 32 and in np.uint64 otherwise
+(`ring_dtype`). An array is *lazy* if bits above w may be garbage and *canonical* if they are zero.
+Arguments may be lazy; results are canonical where it is said. Every implementation returns the same
+bits and raises ValueError before it touches memory if a size, dtype or range is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Words = NDArray[np.uint64]
+Ring = NDArray[np.unsignedinteger]  # np.uint32 or np.uint64
+
+
+def ring_dtype(w: int) -> np.dtype[np.unsignedinteger]:
+    """Return the dtype that stores Z_w: np.uint32 if w <= 32, else np.uint64."""
+    if not 1 <= w <= 64:
+        raise ValueError(f"A ring has 1 to 64 bits, but w = {w}.")
+    return _UINT32 if w <= 32 else _UINT64
+
+
+_UINT32: np.dtype[np.unsignedinteger] = np.dtype(np.uint32)
+_UINT64: np.dtype[np.unsignedinteger] = np.dtype(np.uint64)
+
+
+class Kernels(Protocol):
+    """The arithmetic of one party or of the dealer, without any communication."""
+
+    @property
+    def name(self) -> str:
+        """Say which implementation this is, for reports: "numpy" or "native (avx2, vaes)"."""
+        ...
+
+    def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:
+        """Return n_bytes <= 2^36 of AES-128-CTR under a 16-byte key.
+
+        The first counter block is block (8 bytes, big-endian) || slot (4 bytes) || 0 (4 bytes); the
+        last 4 bytes count. So no two (block, slot) of one key share a counter.
+        """
+        ...
+
+    def matmul(self, a: Ring, b: Ring) -> Ring:
+        """Return a @ b mod 2^32 or 2^64: (..., m, k) @ (..., k, n), same dtype, any strides."""
+        ...
+
+    def conv2d(
+        self,
+        x: Ring,
+        w: Ring,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Ring:
+        """Return the cross-correlation of x (N, C, H, W) with w (O, C/groups, kh, kw), wrapping."""
+        ...
+
+    def pack(self, x: Ring, w: int) -> Bytes:
+        """Return x (1-D) mod 2^w as a bit string, w bits an element."""
+        ...
+
+    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
+        """Return pack(x + m, w)."""
+        ...
+
+    def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
+        """Return the n canonical elements of Z_w in a bit string of exactly ceil(n·w/8) bytes."""
+        ...
+
+    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
+        """Return unpack(buf, len(y), w) + y mod 2^w, canonical."""
+        ...
+
+    def dpf_keys(
+        self, alpha: Words, n: int, beta: Ring, w: int, seeds0: Bytes, seeds1: Bytes
+    ) -> Bytes:
+        """Return (N, dpf_key_bytes(n, k, w)) correction words, the same for both parties.
+
+        alpha (N,) below 2^n is the point, beta (N, k) its payload in Z_w, the seeds (N, 16) are
+        the roots, drawn by each party itself; their lowest bit is ignored.
+        """
+        ...
+
+    def dpf_table(
+        self,
+        party: int,
+        index: NDArray[np.uint32],
+        low: Ring | None,
+        n: int,
+        w: int,
+        seeds: Bytes,
+        keys: Bytes,
+        t0: Ring,
+        t1: Ring | None,
+    ) -> Ring:
+        """Return this party's share (T, N), canonical, of N gates reading T public tables.
+
+        With e the party's share of the DPF at every point j, t0 and t1 of shape (T, 2^n), and
+        u = (index - j) mod 2^n:
+            t1 None, payload (1):     y[t] = sum_j e0_j·t0[t, u]
+            otherwise, payload (1,d): y[t] = sum_j e0_j·(t0[t, u] + t1[t, u]·low) - e1_j·t1[t, u]
+        index (N,) below 2^n and low (N,) are public.
+        """
+        ...
+
+    def dcf_keys(
+        self,
+        alpha: Words,
+        n: int,
+        beta: Words,
+        widths: Sequence[int],
+        seeds0: Bytes,
+        seeds1: Bytes,
+    ) -> Bytes:
+        """Return (N, dcf_key_bytes(n, widths)) correction words, the same for both parties.
+
+        alpha (N,) below 2^n is the threshold, beta (N, K) the payload, field c in Z_widths[c].
+        """
+        ...
+
+    def dcf_eval(
+        self, party: int, x: Words, n: int, widths: Sequence[int], seeds: Bytes, keys: Bytes
+    ) -> Words:
+        """Return this party's share (N, K), canonical, of beta where x < alpha, of 0 elsewhere."""
+        ...

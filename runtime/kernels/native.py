@@ -1,0 +1,203 @@
+"""The kernels in C++: checks arguments, makes them contiguous and calls the module `_native`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.runtime.kernels import checks
+from srcompile.runtime.kernels._native import DpfShape, Path
+from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
+from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class NativeKernels:
+    """`Kernels` in C++, with the instructions of one path: avx2, portable, or "" for the best."""
+
+    def __init__(self, path: str = "") -> None:
+        """ValueError if this machine cannot run the path."""
+        self._path = Path(path)
+        self._name = f"native ({self._path.describe()})"
+
+    @property
+    def name(self) -> str:
+        """Say which implementation this is."""
+        return self._name
+
+    def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:
+        """Return a keystream; see `Kernels.prg`."""
+        checks.check_prg(key, block, slot, n_bytes)
+        out = np.empty(n_bytes, dtype=np.uint8)
+        self._path.prg(key, block, slot, out)
+        return out
+
+    def matmul(self, a: Ring, b: Ring) -> Ring:
+        """Return a wrapping matrix product; see `Kernels.matmul`."""
+        batch = checks.check_matmul(a, b)
+        c = np.empty((*batch, a.shape[-2], b.shape[-1]), dtype=a.dtype)
+        if c.size == 0:
+            return c
+        a, b = _aligned(a), _aligned(b)
+        if batch:
+            if b.ndim == 2 and a.flags.c_contiguous:
+                rows = a.reshape(-1, a.shape[-1])
+                self._path.matmul(rows, b, c.reshape(-1, c.shape[-1]))
+                return c
+            a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
+            b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
+        self._path.matmul(a, b, c)
+        return c
+
+    def conv2d(
+        self,
+        x: Ring,
+        w: Ring,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Ring:
+        """Return a wrapping cross-correlation; see `Kernels.conv2d`."""
+        height, width = checks.check_conv2d(x, w, stride, padding, dilation, groups)
+        y = np.empty((x.shape[0], w.shape[0], height, width), dtype=x.dtype)
+        self._path.conv2d(_dense(x), _dense(w), y, (*stride, *padding, *dilation), groups)
+        return y
+
+    def pack(self, x: Ring, w: int) -> Bytes:
+        """Return a bit string; see `Kernels.pack`."""
+        n = checks.check_pack(w, x)
+        out = np.empty(packed_bytes(n, w), dtype=np.uint8)
+        self._path.pack(_dense(x), None, w, out)
+        return out
+
+    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
+        """Return the bit string of a sum; see `Kernels.add_pack`."""
+        n = checks.check_pack(w, x, m)
+        out = np.empty(packed_bytes(n, w), dtype=np.uint8)
+        self._path.pack(_dense(x), _dense(m), w, out)
+        return out
+
+    def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
+        """Return the elements of a bit string; see `Kernels.unpack`."""
+        checks.check_unpack(buf, n, w)
+        out = np.empty(n, dtype=ring_dtype(w))
+        self._path.unpack(_dense(buf), None, w, out)
+        return out
+
+    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
+        """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
+        n = checks.check_pack(w, y)
+        checks.check_unpack(buf, n, w)
+        out = np.empty(n, dtype=y.dtype)
+        self._path.unpack(_dense(buf), _dense(y), w, out)
+        return out
+
+    def dpf_keys(
+        self, alpha: Words, n: int, beta: Ring, w: int, seeds0: Bytes, seeds1: Bytes
+    ) -> Bytes:
+        """Return DPF correction words; see `Kernels.dpf_keys`."""
+        layout = checks.check_dpf_keys(alpha, n, beta, w, seeds0, seeds1)
+        keys = np.empty((len(alpha), layout.key_bytes), dtype=np.uint8)
+        self._path.dpf_keys(
+            _shape(layout), _dense(alpha), _dense(beta), _dense(seeds0), _dense(seeds1), keys
+        )
+        return keys
+
+    def dpf_table(
+        self,
+        party: int,
+        index: NDArray[np.uint32],
+        low: Ring | None,
+        n: int,
+        w: int,
+        seeds: Bytes,
+        keys: Bytes,
+        t0: Ring,
+        t1: Ring | None,
+    ) -> Ring:
+        """Return shares of table gates; see `Kernels.dpf_table`."""
+        layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, t0, t1)
+        y = np.empty((t0.shape[0], len(index)), dtype=t0.dtype)
+        slopes = t1 is not None and low is not None
+        self._path.dpf_table(
+            _shape(layout),
+            party,
+            _dense(index),
+            _dense(low.astype(t0.dtype, copy=False)) if slopes and low is not None else None,
+            _dense(seeds),
+            _dense(keys),
+            _dense(t0),
+            _dense(t1) if t1 is not None else None,
+            y,
+        )
+        return y
+
+    def dcf_keys(
+        self,
+        alpha: Words,
+        n: int,
+        beta: Words,
+        widths: Sequence[int],
+        seeds0: Bytes,
+        seeds1: Bytes,
+    ) -> Bytes:
+        """Return DCF correction words; see `Kernels.dcf_keys`."""
+        layout = dcf_layout(n, widths)
+        checks.check_dcf_keys(alpha, n, beta, layout, seeds0, seeds1)
+        keys = np.empty((len(alpha), layout.key_bytes), dtype=np.uint8)
+        self._path.dcf_keys(
+            n,
+            layout.widths,
+            layout.key_bytes,
+            _dense(alpha),
+            _dense(beta),
+            _dense(seeds0),
+            _dense(seeds1),
+            keys,
+        )
+        return keys
+
+    def dcf_eval(
+        self, party: int, x: Words, n: int, widths: Sequence[int], seeds: Bytes, keys: Bytes
+    ) -> Words:
+        """Return shares of comparisons; see `Kernels.dcf_eval`."""
+        layout = dcf_layout(n, widths)
+        checks.check_dcf_eval(party, x, n, layout, seeds, keys)
+        y = np.empty((len(x), len(layout.widths)), dtype=np.uint64)
+        self._path.dcf_eval(
+            n, layout.widths, layout.key_bytes, party, _dense(x), _dense(seeds), _dense(keys), y
+        )
+        return y
+
+
+@lru_cache(maxsize=1024)
+def _shape(layout: DpfLayout) -> DpfShape:
+    return DpfShape(
+        layout.n,
+        layout.k,
+        layout.w,
+        layout.lane,
+        layout.points,
+        layout.depth,
+        layout.blocks,
+        layout.key_bytes,
+    )
+
+
+def _dense(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Return a C-contiguous, aligned array: itself or a copy."""
+    flags = array.flags
+    return array if flags.carray or (flags.c_contiguous and flags.aligned) else array.copy("C")
+
+
+def _aligned(array: NDArray[Scalar]) -> NDArray[Scalar]:
+    """Return an array whose strides are whole elements: itself or a copy."""
+    if array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides):
+        return array
+    return array.copy("C")

@@ -1,0 +1,144 @@
+"""Everything in one process: dealer, two parties on threads, and the client. For tests and tries."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from srcompile.runtime.channels.local import LocalChannel, local_pair
+from srcompile.runtime.client import Array, Shares, decode, mask_input, share_weights
+from srcompile.runtime.dealer import Dealer
+from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.isa import packed_bytes
+from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.party import Counters, Inference, Party, Prepared
+from srcompile.runtime.program import Program
+from srcompile.runtime.randomness import Randomness, Seeded
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One inference: outputs by name, the route taken, and both parties' counters."""
+
+    outputs: dict[str, Array]
+    route: int | None
+    counters: tuple[Counters, Counters]
+
+
+@dataclass
+class Offline:
+    """Bytes the dealer sent to each party, by segment: (blocks, to P0, to P1)."""
+
+    blocks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+    def add(self, segment: int, sizes: tuple[int, int]) -> None:
+        """Count one block."""
+        count, first, second = self.blocks.get(segment, (0, 0, 0))
+        self.blocks[segment] = (count + 1, first + sizes[0], second + sizes[1])
+
+
+class LocalSession:
+    """Runs inferences of a program with both parties on threads of this process."""
+
+    def __init__(
+        self,
+        program: Program,
+        kernels: Kernels,
+        shares: Shares | None = None,
+        sources: tuple[Randomness, Randomness] | None = None,
+        peers: tuple[Any, Any] | None = None,
+    ) -> None:
+        self.program, self.kernels = program, kernels
+        self.offline = Offline()
+        shares = shares or share_weights(program)
+        self.dealer = Dealer(program, kernels, sources)
+        own = sources or tuple(Seeded(seed, kernels) for seed in self.dealer.seeds)
+        self._peers = peers or local_pair("party 0", "party 1")
+        clients = [local_pair(f"party {p}", "the client") for p in (0, 1)]
+        self._clients: list[LocalChannel] = [ends[1] for ends in clients]
+        public = program.without_weights()
+        self.parties = [
+            Party(public, p, kernels, own[p], self._peers[p], clients[p][0]) for p in (0, 1)
+        ]
+        self._stock: dict[int, list[Prepared]] = {}
+        self._both(lambda p: self.parties[p].load_weights(shares[p]))
+
+    def _both(self, work: Callable[[int], T]) -> list[T]:
+        """Run `work` for both parties at once. Raises what the first failing one raised."""
+        results: list[Any] = [None, None]
+        errors: list[tuple[int, BaseException]] = []
+
+        def run(party: int) -> None:
+            try:
+                results[party] = work(party)
+            except BaseException as error:
+                errors.append((party, error))
+                self._peers[party].close()
+                self._clients[party].close()
+
+        threads = [threading.Thread(target=run, args=(p,), daemon=True) for p in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            first = next((e for _, e in errors if not isinstance(e, ProtocolError)), errors[0][1])
+            raise first
+        return results
+
+    def _block(self, segment: int) -> list[Prepared]:
+        material = self.dealer.deal(segment)
+        self.offline.add(segment, (len(material.to_party[0]), len(material.to_party[1])))
+        return [
+            self.parties[p].prepare(material.block, segment, material.to_party[p]) for p in (0, 1)
+        ]
+
+    def infer(self, inputs: Mapping[str, Array]) -> Result:
+        """Run one inference; `inputs` are floats by name, as `client.split_batch` gives them."""
+        shared = self._block(0)
+        routed = [k for k, s in enumerate(self.program.segments) if s.route is not None]
+        routed.sort(key=lambda k: self.program.segments[k].route or 0)
+        for segment in routed:
+            if segment not in self._stock:
+                self._stock[segment] = self._block(segment)
+
+        def work(p: int) -> Inference:
+            self.parties[p].send_input_masks(shared[p])
+            return self.parties[p].infer(shared[p], [self._stock[k][p] for k in routed])
+
+        client = threading.Thread(target=self._send_inputs, args=(inputs,), daemon=True)
+        client.start()
+        runs = self._both(work)
+        client.join()
+        route = runs[0].route
+        if route is not None:
+            del self._stock[routed[route]]
+        return Result(self._outputs(), route, (runs[0].counters, runs[1].counters))
+
+    def _send_inputs(self, inputs: Mapping[str, Array]) -> None:
+        names = [i.attrs["name"] for i in self.program.functions["online"][0] if i.op == "input"]
+        tensors = {t.name: t for t in self.program.inputs}
+        try:
+            for name in names:
+                tensor = tensors[str(name)]
+                size = packed_bytes(int(np.prod(tensor.shape)), tensor.width)
+                masks = [channel.receive(size) for channel in self._clients]
+                message = mask_input(tensor, inputs[tensor.name], masks, self.kernels)
+                for channel in self._clients:
+                    channel.send(message)
+        except ProtocolError:
+            return  # the party that closed the channel has raised the cause
+
+    def _outputs(self) -> dict[str, Array]:
+        outputs = {}
+        for tensor in self.program.outputs:
+            size = packed_bytes(int(np.prod(tensor.shape)), tensor.width)
+            shares = [channel.receive(size) for channel in self._clients]
+            outputs[tensor.name] = decode(tensor, shares, self.kernels)
+        return outputs

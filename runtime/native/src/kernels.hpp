@@ -1,0 +1,71 @@
+// The table of kernels that every path (portable, avx2, ..) fills in, and the shapes they take.
+//
+// Sizes, dtypes and ranges have been checked by the caller. Layouts are specified in
+// srcompile/runtime/kernels/layout.py; names are the same here. Nothing secret (keys, seeds, alpha,
+// beta, tree nodes, shares) decides a branch or an address.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct DpfShape {
+    int n, k, w, lane, points, depth, blocks;
+    size_t key_bytes;
+};
+
+struct DcfShape {
+    int n, fields, value_bits, words;
+    const int *widths;
+    const int *offsets;
+    size_t key_bytes;
+};
+
+// A matrix product: c (m, n) contiguous = a (m, k) · b (k, n); strides in elements, of any sign.
+struct GemmShape {
+    size_t m, k, n;
+    ptrdiff_t a_row, a_col, b_row, b_col;
+};
+
+// x (batch, channels, height, width), w (outputs, channels / groups, kh, kw), both contiguous.
+struct ConvShape {
+    size_t batch, channels, height, width, outputs, kh, kw, groups, out_height, out_width;
+    ptrdiff_t stride[2], padding[2], dilation[2];
+};
+
+struct TableGates {
+    DpfShape shape;
+    int party;
+    size_t count, tables;
+    const uint32_t *index;
+    const void *low;       // (count,) of the ring's type; null without slopes
+    const uint8_t *seeds;  // (count, 16)
+    const uint8_t *keys;   // (count, key_bytes)
+    const void *t0, *t1;   // (tables, 2^n); t1 null without slopes
+    void *y;               // (tables, count)
+};
+
+struct PathKernels {
+    const char *name;
+    const char *description;
+
+    void (*prg)(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes);
+    void (*gemm32)(const GemmShape &, const uint32_t *a, const uint32_t *b, uint32_t *c);
+    void (*gemm64)(const GemmShape &, const uint64_t *a, const uint64_t *b, uint64_t *c);
+    void (*conv32)(const ConvShape &, const uint32_t *x, const uint32_t *w, uint32_t *y);
+    void (*conv64)(const ConvShape &, const uint64_t *x, const uint64_t *w, uint64_t *y);
+    // add is null for a plain pack or unpack; it has count elements otherwise
+    void (*pack32)(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out);
+    void (*pack64)(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out);
+    void (*unpack32)(const uint8_t *buf, const uint32_t *add, size_t count, int w, uint32_t *out);
+    void (*unpack64)(const uint8_t *buf, const uint64_t *add, size_t count, int w, uint64_t *out);
+    void (*dpf_keys)(const DpfShape &, size_t count, const uint64_t *alpha, const void *beta,
+                     const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
+    void (*dpf_table)(const TableGates &);
+    void (*dcf_keys)(const DcfShape &, size_t count, const uint64_t *alpha, const uint64_t *beta,
+                     const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
+    void (*dcf_eval)(const DcfShape &, int party, size_t count, const uint64_t *x,
+                     const uint8_t *seeds, const uint8_t *keys, uint64_t *y);
+};
+
+// Returns the kernels of the path called `name` ("" for the best), or null if this machine has none.
+const PathKernels *find_path(const char *name);

@@ -1,0 +1,137 @@
+// Packing of w-bit elements into bit strings and back: 8 elements of w bits are w bytes.
+#include "entries.hpp"
+
+namespace SRC_PATH {
+namespace {
+
+constexpr int group = 8;
+
+// Bits [64·Word, 64·Word + 64) of the string that 8 canonical elements of W bits make.
+template <int W, int Word, int I = 0>
+inline uint64_t packed_word(const uint64_t *x) {
+    if constexpr (I == group) {
+        return 0;
+    } else {
+        constexpr int shift = I * W - 64 * Word;
+        uint64_t rest = packed_word<W, Word, I + 1>(x);
+        if constexpr (shift > -W && shift < 0) return rest | x[I] >> -shift;
+        if constexpr (shift >= 0 && shift < 64) return rest | x[I] << shift;
+        return rest;
+    }
+}
+
+template <int W, int Word = 0>
+inline void store_words(const uint64_t *x, uint8_t *out) {
+    if constexpr (64 * Word < group * W) {
+        uint64_t v = packed_word<W, Word>(x);
+        memcpy(out + 8 * Word, &v, 8);  // the last word may run past the group: the next overwrites
+        store_words<W, Word + 1>(x, out);
+    }
+}
+
+template <int W, int I = 0>
+inline void load_elements(const uint8_t *buf, uint64_t *x) {
+    if constexpr (I < group) {
+        constexpr int at = I * W / 8, shift = I * W % 8;
+        uint64_t v;
+        memcpy(&v, buf + at, 8);
+        v >>= shift;
+        if constexpr (shift + W > 64) v |= static_cast<uint64_t>(buf[at + 8]) << (64 - shift);
+        x[I] = v & low_bits<uint64_t>(W);
+        load_elements<W, I + 1>(buf, x);
+    }
+}
+
+constexpr size_t slack = 16;  // bytes that a group may read or write beyond its own
+
+template <class T, int W, bool Add>
+inline void pack_group(const T *x, const T *add, size_t elements, uint8_t *out) {
+    uint64_t v[group];
+    for (size_t i = 0; i < group; i++) {
+        T sum = i < elements ? x[i] : 0;
+        if (Add && i < elements) sum = static_cast<T>(sum + add[i]);
+        v[i] = sum & low_bits<T>(W);
+    }
+    store_words<W>(v, out);
+}
+
+template <class T, int W, bool Add>
+void pack(const T *x, const T *add, size_t count, uint8_t *out) {
+    const size_t bytes = (count * W + 7) / 8;
+    size_t i = 0, at = 0;
+    for (; at + W + slack <= bytes; i += group, at += W)
+        pack_group<T, W, Add>(x + i, Add ? add + i : add, group, out + at);
+    for (; i < count; i += group, at += W) {
+        uint8_t last[W + slack];
+        pack_group<T, W, Add>(x + i, Add ? add + i : add, smaller<size_t>(group, count - i), last);
+        memcpy(out + at, last, smaller<size_t>(W, bytes - at));
+    }
+}
+
+template <class T, int W, bool Add>
+inline void unpack_group(const uint8_t *buf, const T *add, size_t elements, T *out) {
+    uint64_t v[group];
+    load_elements<W>(buf, v);
+    for (size_t i = 0; i < elements; i++) {
+        T x = static_cast<T>(v[i]);
+        out[i] = Add ? static_cast<T>(x + add[i]) & low_bits<T>(W) : x;
+    }
+}
+
+template <class T, int W, bool Add>
+void unpack(const uint8_t *buf, const T *add, size_t count, T *out) {
+    const size_t bytes = (count * W + 7) / 8;
+    size_t i = 0, at = 0;
+    for (; at + W + slack <= bytes; i += group, at += W)
+        unpack_group<T, W, Add>(buf + at, Add ? add + i : add, group, out + i);
+    for (; i < count; i += group, at += W) {
+        uint8_t last[W + slack] = {};
+        memcpy(last, buf + at, smaller<size_t>(W, bytes - at));
+        unpack_group<T, W, Add>(last, Add ? add + i : add, smaller<size_t>(group, count - i),
+                                out + i);
+    }
+}
+
+// Calls the instance for the width w, out of the widths Low to High.
+template <class T, int Low, int High>
+struct ForWidth {
+    static constexpr int middle = (Low + High) / 2;
+
+    static void pack_any(const T *x, const T *add, size_t count, int w, uint8_t *out) {
+        if constexpr (Low == High)
+            return add ? pack<T, Low, true>(x, add, count, out)
+                       : pack<T, Low, false>(x, add, count, out);
+        else
+            return w <= middle ? ForWidth<T, Low, middle>::pack_any(x, add, count, w, out)
+                               : ForWidth<T, middle + 1, High>::pack_any(x, add, count, w, out);
+    }
+
+    static void unpack_any(const uint8_t *buf, const T *add, size_t count, int w, T *out) {
+        if constexpr (Low == High)
+            return add ? unpack<T, Low, true>(buf, add, count, out)
+                       : unpack<T, Low, false>(buf, add, count, out);
+        else
+            return w <= middle ? ForWidth<T, Low, middle>::unpack_any(buf, add, count, w, out)
+                               : ForWidth<T, middle + 1, High>::unpack_any(buf, add, count, w, out);
+    }
+};
+
+}  // namespace
+
+void pack32(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out) {
+    ForWidth<uint32_t, 1, 32>::pack_any(x, add, count, w, out);
+}
+
+void pack64(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out) {
+    ForWidth<uint64_t, 33, 64>::pack_any(x, add, count, w, out);
+}
+
+void unpack32(const uint8_t *buf, const uint32_t *add, size_t count, int w, uint32_t *out) {
+    ForWidth<uint32_t, 1, 32>::unpack_any(buf, add, count, w, out);
+}
+
+void unpack64(const uint8_t *buf, const uint64_t *add, size_t count, int w, uint64_t *out) {
+    ForWidth<uint64_t, 33, 64>::unpack_any(buf, add, count, w, out);
+}
+
+}  // namespace SRC_PATH

@@ -1,0 +1,20 @@
+// The table of this path's kernels.
+#include "path.hpp"
+
+#include "aes.hpp"
+#include "entries.hpp"
+
+#define SRC_TEXT_(x) #x
+#define SRC_TEXT(x) SRC_TEXT_(x)
+
+namespace SRC_PATH {
+
+const PathKernels &path_kernels() {
+    static const PathKernels table = {
+        SRC_TEXT(SRC_PATH), aes_description(), prg,      gemm32,    gemm64,   conv32,   conv64, pack32,
+        pack64,             unpack32,          unpack64, dpf_keys,  dpf_table, dcf_keys, dcf_eval,
+    };
+    return table;
+}
+
+}  // namespace SRC_PATH

@@ -1,0 +1,346 @@
+"""Programs and their file format, `.srp`.
+
+A `.srp` file is a zip archive: `program.json` (format 1: everything but arrays) and one
+`constants/N.npy` for each constant it carries. Weights can be left out; the parties need only
+shares of them. Whatever is read is checked before it is used: the archive, the version, every
+field, every instruction's type, and the rules in srcompile.runtime.check.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.runtime.check import PHASES, CheckError, check
+from srcompile.runtime.errors import ProgramError
+from srcompile.runtime.isa import KINDS, Attr, RingType
+from srcompile.runtime.kernels import ring_dtype
+
+FORMAT = 1
+MAX_JSON_BYTES = 1 << 30
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction. `layer` indexes Program.layers; `buffer` is where its result may be put."""
+
+    op: str
+    out: str
+    inputs: tuple[str, ...]
+    attrs: Mapping[str, Attr]
+    type: RingType | None
+    layer: int = 0
+    buffer: int = -1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where instructions come from: the user's module path, the op, and the source line."""
+
+    name: str
+    op: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: name, shape, fraction bits, ring width, and the values it may take."""
+
+    name: str
+    shape: tuple[int, ...]
+    frac: int
+    width: int
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """A segment's name, and the route that selects it (None: it always runs)."""
+
+    name: str
+    route: int | None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant's type, and its data unless it is left out; a weight's type has kind share."""
+
+    type: RingType
+    data: Array | None = field(default=None, compare=False)
+
+    @property
+    def secret(self) -> bool:
+        """Whether the parties may only have shares of it."""
+        return self.type.kind == "share"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program: what dealer, parties and client run."""
+
+    target: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    segments: tuple[SegmentInfo, ...]
+    functions: Mapping[str, tuple[tuple[Instruction, ...], ...]]
+    constants: Mapping[str, Constant]
+    layers: tuple[Layer, ...]
+
+    def instructions(self, phase: str) -> Iterator[tuple[int, Instruction]]:
+        """Yield (segment, instruction) of a function, in order."""
+        for segment, body in enumerate(self.functions[phase]):
+            for instruction in body:
+                yield segment, instruction
+
+    def types(self, phase: str) -> dict[str, RingType]:
+        """Return the type of every value that a function sees, and of every constant."""
+        phases = ("prepare", "online") if phase == "online" else (phase,)
+        known = {name: const.type for name, const in self.constants.items()}
+        for p in phases:
+            known |= {i.out: i.type for _, i in self.instructions(p) if i.type is not None}
+        return known
+
+    def weights(self) -> tuple[str, ...]:
+        """Return the names of the secret constants, in the order in which shares are sent."""
+        return tuple(name for name, const in self.constants.items() if const.secret)
+
+    def without_weights(self) -> Program:
+        """Return this program with no data of secret constants: what a party may see."""
+        public = {
+            name: replace(const, data=None) if const.secret else const
+            for name, const in self.constants.items()
+        }
+        return replace(self, constants=MappingProxyType(public))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that the parties must agree on; weights are not part of it."""
+        state = hashlib.sha256(_json_text(self).encode())
+        for const in self.constants.values():
+            if not const.secret and const.data is not None:
+                state.update(np.ascontiguousarray(const.data).tobytes())
+        return state.hexdigest()
+
+    def check(self) -> None:
+        """Check every rule. Raises ProgramError, naming function, segment and instruction."""
+        declared = {
+            (phase, i.out): i.type for phase in PHASES for _, i in self.instructions(phase) if i.out
+        }
+        consts = {name: const.type for name, const in self.constants.items()}
+        try:
+            check(self.functions, declared, consts, [s.route for s in self.segments])
+        except CheckError as error:
+            where = f"{error.phase} function, segment {error.segment}, instruction {error.index}"
+            raise ProgramError(f"{where}: {error}") from None
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def _type_json(type_: RingType | None) -> list[Any] | None:
+    return None if type_ is None else [type_.kind, type_.width, list(type_.shape)]
+
+
+def _instruction_json(i: Instruction) -> list[Any]:
+    attrs = {k: list(v) if isinstance(v, tuple) else v for k, v in i.attrs.items()}
+    return [i.op, i.out, list(i.inputs), attrs, _type_json(i.type), i.layer, i.buffer]
+
+
+def _tensor_json(t: Tensor) -> list[Any]:
+    return [t.name, list(t.shape), t.frac, t.width, t.low, t.high]
+
+
+def _json_text(program: Program) -> str:
+    fields = {
+        "format": FORMAT,
+        "target": program.target,
+        "inputs": [_tensor_json(t) for t in program.inputs],
+        "outputs": [_tensor_json(t) for t in program.outputs],
+        "segments": [[s.name, s.route] for s in program.segments],
+        "layers": [[layer.name, layer.op, layer.source] for layer in program.layers],
+        "constants": [[name, _type_json(c.type)] for name, c in program.constants.items()],
+        "functions": {
+            phase: [[_instruction_json(i) for i in body] for body in program.functions[phase]]
+            for phase in PHASES
+        },
+    }
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def dumps(program: Program, *, weights: bool = True) -> bytes:
+    """Return the bytes of a `.srp` file, the same for the same program; without weights if asked."""
+    program = program if weights else program.without_weights()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("program.json"), _json_text(program))
+        for number, const in enumerate(program.constants.values()):
+            if const.data is not None:
+                array = io.BytesIO()
+                np.save(array, np.ascontiguousarray(const.data), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"constants/{number}.npy"), array.getvalue())
+    return out.getvalue()
+
+
+def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
+    """Write a `.srp` file, readable by its owner only if it carries weights."""
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    part.touch(mode=0o600 if weights else 0o644)
+    part.chmod(0o600 if weights else 0o644)
+    part.write_bytes(dumps(program, weights=weights))
+    part.replace(target)
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def load(path: str | Path) -> Program:
+    """Read and check a `.srp` file. Raises ProgramError, naming the file and what is wrong."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ProgramError(f"{path}: {error.strerror or error}") from None
+    try:
+        return loads(content)
+    except ProgramError as error:
+        raise ProgramError(f"{path}: {error}") from None
+
+
+def loads(content: bytes) -> Program:
+    """Read and check the bytes of a `.srp` file. Raises ProgramError."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return _read(archive)
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        raise ProgramError(f"this is not a .srp file, or it is damaged ({error})") from None
+
+
+def _read(archive: zipfile.ZipFile) -> Program:
+    names = set(archive.namelist())
+    if "program.json" not in names:
+        raise ProgramError("this is not a .srp file: it has no program.json")
+    if archive.getinfo("program.json").file_size > MAX_JSON_BYTES:
+        raise ProgramError("program.json is unreasonably large")
+    try:
+        fields = json.loads(archive.read("program.json"))
+    except ValueError as error:
+        raise ProgramError(f"program.json is damaged ({error})") from None
+    version = fields.get("format") if isinstance(fields, dict) else None
+    if version != FORMAT:
+        raise ProgramError(
+            f"this file has format {version!r}, this runtime reads format {FORMAT}; "
+            "compile the model again, or use the srcompile that wrote it"
+        )
+    try:
+        program = _program(fields, archive, names)
+    except (KeyError, TypeError, ValueError, IndexError, AssertionError) as error:
+        raise ProgramError(f"program.json is damaged ({type(error).__name__}: {error})") from None
+    program.check()
+    return program
+
+
+def _program(fields: dict[str, Any], archive: zipfile.ZipFile, names: set[str]) -> Program:
+    constants: dict[str, Constant] = {}
+    for number, (name, type_json) in enumerate(fields["constants"]):
+        type_ = _type(type_json)
+        assert type_ is not None
+        file = f"constants/{number}.npy"
+        data = _array(archive, file, type_) if file in names else None
+        if data is None and type_.kind != "share":
+            raise ProgramError(f"the public constant {name} is missing")
+        constants[_text(name)] = Constant(type_, data)
+    functions = {
+        phase: tuple(tuple(map(_instruction, body)) for body in fields["functions"][phase])
+        for phase in PHASES
+    }
+    segments = tuple(SegmentInfo(_text(n), r if r is None else int(r)) for n, r in fields["segments"])
+    layers = tuple(Layer(*map(_text, layer)) for layer in fields["layers"])
+    counts = {len(body) for body in functions.values()}
+    if counts != {len(segments)}:
+        raise ProgramError(f"the functions have {sorted(counts)} segments, not {len(segments)}")
+    return Program(
+        _text(fields["target"]),
+        tuple(map(_tensor, fields["inputs"])),
+        tuple(map(_tensor, fields["outputs"])),
+        segments,
+        MappingProxyType(functions),
+        MappingProxyType(constants),
+        layers,
+    )
+
+
+def _array(archive: zipfile.ZipFile, file: str, type_: RingType) -> Array:
+    """Read an array whose dtype, shape and values fit `type_`; its size is checked first."""
+    dtype = ring_dtype(type_.width)
+    if archive.getinfo(file).file_size > type_.size * dtype.itemsize + 4096:
+        raise ProgramError(f"{file} is larger than {type_}")
+    array = np.load(io.BytesIO(archive.read(file)), allow_pickle=False)
+    if array.dtype != dtype or array.shape != type_.shape:
+        raise ProgramError(f"{file} holds {array.dtype}{array.shape}, not {type_}")
+    if type_.width < 8 * dtype.itemsize and array.size and int(array.max()) >> type_.width:
+        raise ProgramError(f"{file} holds values of more than {type_.width} bits")
+    return array
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not an integer")
+    return value
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or any(_int(v) < 0 for v in value):
+        raise TypeError(f"{value!r} is not a shape")
+    return tuple(value)
+
+
+def _type(value: Any) -> RingType | None:
+    if value is None:
+        return None
+    kind, width, shape = value
+    if kind not in KINDS or not 1 <= _int(width) <= 1 << 20:
+        raise ValueError(f"{value!r} is not a type")
+    return RingType(kind, width, _shape(shape))
+
+
+def _attr(value: object) -> Attr:
+    if isinstance(value, list):
+        return tuple(map(_int, value))
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{value!r} is not an attribute")
+
+
+def _instruction(value: Any) -> Instruction:
+    op, out, inputs, attrs, type_, layer, buffer = value
+    return Instruction(
+        _text(op),
+        _text(out),
+        tuple(map(_text, inputs)),
+        MappingProxyType({_text(k): _attr(v) for k, v in attrs.items()}),
+        _type(type_),
+        _int(layer),
+        _int(buffer),
+    )
+
+
+def _tensor(value: Any) -> Tensor:
+    name, shape, frac, width, low, high = value
+    return Tensor(_text(name), _shape(shape), _int(frac), _int(width), float(low), float(high))
