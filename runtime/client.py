@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from srcompile.runtime.channels import Channel
 from srcompile.runtime.errors import InputError, ProgramError
 from srcompile.runtime.gates import signed
+from srcompile.runtime.isa import packed_bytes
 from srcompile.runtime.kernels import Kernels, ring_dtype
 from srcompile.runtime.program import Program, Tensor
 from srcompile.runtime.ring import Ring
@@ -115,22 +118,36 @@ def encode(tensor: Tensor, array: Array) -> Ring:
     return scaled.view(np.uint64).astype(ring_dtype(tensor.width)).reshape(-1)
 
 
-def mask_input(
-    tensor: Tensor, array: Array, mask_shares: Sequence[bytes], kernels: Kernels
-) -> bytes:
-    """Return x + [r]_0 + [r]_1, packed: the message to both parties."""
-    x = encode(tensor, array)
-    for share in mask_shares:
-        x = kernels.unpack_add(np.frombuffer(share, np.uint8), x, tensor.width)
-    return kernels.pack(x, tensor.width).tobytes()
+def send_inputs(
+    program: Program, inputs: Mapping[str, Array], parties: Sequence[Channel], kernels: Kernels
+) -> None:
+    """Mask every input with what the parties give, x^ = x + [r]_0 + [r]_1, and send it to both."""
+    tensors = {t.name: t for t in program.inputs}
+    names = [str(i.attrs["name"]) for i in program.functions["online"][0] if i.op == "input"]
+    for tensor in (tensors[name] for name in names):
+        x = encode(tensor, inputs[tensor.name])
+        size = packed_bytes(x.size, tensor.width)
+        for party in parties:
+            share = np.frombuffer(party.receive(size), np.uint8)
+            x = kernels.unpack_add(share, x, tensor.width)
+        message = kernels.pack(x, tensor.width).tobytes()
+        for party in parties:
+            party.send(message)
 
 
 # -- outputs --------------------------------------------------------------------------------------
 
 
-def decode(tensor: Tensor, shares: Sequence[bytes], kernels: Kernels) -> Array:
-    """Return an output as float64 from both parties' packed shares."""
-    total = np.zeros(int(np.prod(tensor.shape)), ring_dtype(tensor.width))
-    for share in shares:
-        total = kernels.unpack_add(np.frombuffer(share, np.uint8), total, tensor.width)
-    return np.asarray(signed(total, tensor.width) / 2.0**tensor.frac).reshape(tensor.shape)
+def receive_outputs(
+    program: Program, parties: Sequence[Channel], kernels: Kernels
+) -> dict[str, Array]:
+    """Return the outputs as float64 by name, from both parties' shares."""
+    outputs = {}
+    for tensor in program.outputs:
+        total = np.zeros(math.prod(tensor.shape), ring_dtype(tensor.width))
+        for party in parties:
+            share = np.frombuffer(party.receive(packed_bytes(total.size, tensor.width)), np.uint8)
+            total = kernels.unpack_add(share, total, tensor.width)
+        values = signed(total, tensor.width) / 2.0**tensor.frac
+        outputs[tensor.name] = np.asarray(values).reshape(tensor.shape)
+    return outputs

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-
 from srcompile.runtime.channels.local import LocalChannel, local_pair
-from srcompile.runtime.client import Array, Shares, decode, mask_input, share_weights
+from srcompile.runtime.client import Array, Shares, receive_outputs, send_inputs, share_weights
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError
-from srcompile.runtime.isa import packed_bytes
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.party import Counters, Inference, Party, Prepared
 from srcompile.runtime.program import Program
@@ -119,26 +117,9 @@ class LocalSession:
         route = runs[0].route
         if route is not None:
             del self._stock[routed[route]]
-        return Result(self._outputs(), route, (runs[0].counters, runs[1].counters))
+        outputs = receive_outputs(self.program, self._clients, self.kernels)
+        return Result(outputs, route, (runs[0].counters, runs[1].counters))
 
     def _send_inputs(self, inputs: Mapping[str, Array]) -> None:
-        names = [i.attrs["name"] for i in self.program.functions["online"][0] if i.op == "input"]
-        tensors = {t.name: t for t in self.program.inputs}
-        try:
-            for name in names:
-                tensor = tensors[str(name)]
-                size = packed_bytes(int(np.prod(tensor.shape)), tensor.width)
-                masks = [channel.receive(size) for channel in self._clients]
-                message = mask_input(tensor, inputs[tensor.name], masks, self.kernels)
-                for channel in self._clients:
-                    channel.send(message)
-        except ProtocolError:
-            return  # the party that closed the channel has raised the cause
-
-    def _outputs(self) -> dict[str, Array]:
-        outputs = {}
-        for tensor in self.program.outputs:
-            size = packed_bytes(int(np.prod(tensor.shape)), tensor.width)
-            shares = [channel.receive(size) for channel in self._clients]
-            outputs[tensor.name] = decode(tensor, shares, self.kernels)
-        return outputs
+        with contextlib.suppress(ProtocolError):  # the party that ended the channel says why
+            send_inputs(self.program, inputs, self._clients, self.kernels)

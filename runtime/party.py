@@ -140,6 +140,8 @@ class Party:
             if run.route is not None:
                 env.update(branches[run.route].env)
                 run.segment(self._segment_of(run.route))
+        for tensor in self.program.outputs:
+            self._client.send(run.outputs[tensor.name])
         return Inference(run.route, counters)
 
     def _segment_of(self, route: int) -> int:
@@ -204,6 +206,7 @@ class _Online:
     def __init__(self, party: Party, env: Env, counters: Counters) -> None:
         self.party, self.env, self.counters = party, env, counters
         self.route: int | None = None
+        self.outputs: dict[str, bytes] = {}
         self.handlers: Mapping[str, Handler] = {
             "input": self.input,
             "weight_share": lambda i, a, t: party.operand(i.inputs[0]),
@@ -236,7 +239,6 @@ class _Online:
         """Send and receive everything of one round."""
         kernels, party = self.party.kernels, self.party
         to_peer: list[tuple[Instruction, Ring]] = []
-        to_client: list[bytes] = []
         for offset, i in enumerate(group):
             args = [self.env[name] for name in i.inputs]
             type_ = party._engine.types("online", i.inputs)[0]
@@ -245,12 +247,10 @@ class _Online:
                 flat = flat + args[1].reshape(-1)
             self.counters.online[segment, first + offset] = type_.packed_bytes
             if i.op == "output":
-                to_client.append(kernels.pack(flat, type_.width).tobytes())
+                self.outputs[str(i.attrs["name"])] = kernels.pack(flat, type_.width).tobytes()
             else:
                 to_peer.append((i, flat))
         self.counters.rounds += 1
-        if to_client:
-            party._client.send(b"".join(to_client))
         if to_peer:
             self.exchange(to_peer)
 

@@ -41,7 +41,8 @@ class NativeKernels:
         """Return a wrapping matrix product; see `Kernels.matmul`."""
         batch = checks.check_matmul(a, b)
         c = np.empty((*batch, a.shape[-2], b.shape[-1]), dtype=a.dtype)
-        if c.size == 0:
+        if c.size == 0 or a.shape[-1] == 0:
+            c.fill(0)
             return c
         a, b = _aligned(a), _aligned(b)
         if batch:

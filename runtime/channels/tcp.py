@@ -1,0 +1,202 @@
+"""Channels over TCP between processes, with a handshake that proves a shared token.
+
+A message is 4 bytes of sequence number, 4 bytes of length (both big-endian), and the payload. The
+receiver knows the length beforehand and checks it. Traffic counts payloads; the 8 bytes are not in
+it. The token keeps other users of the machine out; confidentiality across a network needs TLS,
+so these channels bind and connect to the loopback interface only.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+import select
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from srcompile.runtime.channels import Traffic
+from srcompile.runtime.errors import ProtocolError
+
+LOOPBACK = "127.0.0.1"
+HEADER = struct.Struct(">II")
+MAX_MESSAGE = (1 << 32) - 1
+MAX_JSON = 1 << 24
+CHUNK = 1 << 20
+
+
+class TcpChannel:
+    """One end of a connection to `peer`. A `timeout_s` without a byte ends it with an error."""
+
+    def __init__(self, connection: socket.socket, peer: str, timeout_s: float = 120.0) -> None:
+        self.traffic = Traffic()
+        self.peer, self._socket, self._timeout_s = peer, connection, timeout_s
+        self._sent = self._received = 0
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setblocking(False)
+
+    def send(self, data: bytes) -> None:
+        """Send one message."""
+        self._transfer(self._framed(data), None)
+
+    def receive(self, size: int) -> bytes:
+        """Return the next message. Raises ProtocolError unless it has exactly `size` bytes."""
+        return self._transfer(b"", size)
+
+    def exchange(self, data: bytes, size: int) -> bytes:
+        """Send `data` and receive `size` bytes at the same time."""
+        return self._transfer(self._framed(data), size)
+
+    def send_json(self, fields: Mapping[str, Any]) -> None:
+        """Send a control message."""
+        self.send(json.dumps(fields).encode())
+
+    def receive_json(self) -> dict[str, Any]:
+        """Return the next control message. Raises ProtocolError if it is none."""
+        data = self._transfer(b"", -1)
+        try:
+            fields = json.loads(data)
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            raise ProtocolError(f"{self.peer} sent something that is no control message")
+        return fields
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    # -- the wire
+
+    def _framed(self, data: bytes) -> bytes:
+        if len(data) > MAX_MESSAGE:
+            raise ProtocolError(f"a message of {len(data)} bytes is too long")
+        header = HEADER.pack(self._sent & 0xFFFFFFFF, len(data))
+        self._sent += 1
+        self.traffic.sent += len(data)
+        self.traffic.messages += 1
+        return header + data
+
+    def _transfer(self, out: bytes, size: int | None) -> bytes:
+        """Write `out` and, if `size` is given, read one message of `size` bytes (-1: any)."""
+        left = memoryview(out)
+        head = bytearray()
+        body = bytearray()
+        want = HEADER.size if size is not None else 0
+        while left or want:
+            readable, writable, _ = select.select(
+                [self._socket] if want else [], [self._socket] if left else [], [], self._timeout_s
+            )
+            if not readable and not writable:
+                raise ProtocolError(f"{self.peer} did not answer for {self._timeout_s:.0f} s")
+            try:
+                if writable:
+                    left = left[self._socket.send(left[:CHUNK]) :]
+                if readable:
+                    got = self._socket.recv(min(want, CHUNK))
+                    if not got:
+                        raise ProtocolError(f"{self.peer} closed the connection")
+                    if len(head) < HEADER.size:
+                        head += got
+                        want -= len(got)
+                        if not want:
+                            want = self._length(bytes(head), size)
+                    else:
+                        body += got
+                        want -= len(got)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ProtocolError(f"the connection to {self.peer} broke: {error}") from None
+        self.traffic.received += len(body)
+        return bytes(body)
+
+    def _length(self, head: bytes, size: int | None) -> int:
+        number, length = HEADER.unpack(head)
+        if number != self._received & 0xFFFFFFFF:
+            raise ProtocolError(f"{self.peer} sent message {number}, not {self._received}")
+        self._received += 1
+        if size == -1 and length > MAX_JSON:
+            raise ProtocolError(f"{self.peer} sent a control message of {length} bytes")
+        if size not in (-1, length):
+            raise ProtocolError(f"{self.peer} sent {length} bytes where {size} were expected")
+        return int(length)
+
+
+# -- connecting -----------------------------------------------------------------------------------
+
+
+def listen() -> socket.socket:
+    """Return a socket that listens on a free loopback port."""
+    return socket.create_server((LOOPBACK, 0))
+
+
+def connect(port: int, role: str, peer: str, token: bytes, digest: str) -> TcpChannel:
+    """Connect to `peer` as `role`. Raises ProtocolError if it is not there or not who it should be.
+
+    Both sides prove that they have the token, and that they run the program with this digest.
+    """
+    try:
+        connection = socket.create_connection((LOOPBACK, port), timeout=30)
+    except OSError as error:
+        raise ProtocolError(f"{peer} cannot be reached: {error}") from None
+    channel = TcpChannel(connection, peer)
+    nonce = secrets.token_hex(16)
+    channel.send_json({"role": role, "nonce": nonce})
+    answer = channel.receive_json()
+    other = str(answer.get("nonce"))
+    _check(answer, _proof(token, "accept", role, nonce, other, digest), peer)
+    channel.send_json({"proof": _proof(token, "connect", role, nonce, other, digest)})
+    return channel
+
+
+def accept(
+    listener: socket.socket, roles: Mapping[str, str], token: bytes, digest: str
+) -> dict[str, TcpChannel]:
+    """Accept one connection from each of `roles` (name on the wire -> name in messages).
+
+    A stranger is turned away. Raises ProtocolError if somebody does not come within 60 s.
+    """
+    channels: dict[str, TcpChannel] = {}
+    listener.settimeout(60)
+    while set(channels) != set(roles):
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            missing = ", ".join(roles[r] for r in roles if r not in channels)
+            raise ProtocolError(f"{missing} did not connect: {error}") from None
+        channel = TcpChannel(connection, "a peer", 30.0)
+        try:
+            role = _admit(channel, set(roles) - set(channels), token, digest)
+        except ProtocolError:
+            channel.close()
+            continue
+        connected = TcpChannel(connection, roles[role])
+        connected._sent, connected._received = channel._sent, channel._received
+        channels[role] = connected
+    return channels
+
+
+def _admit(channel: TcpChannel, roles: set[str], token: bytes, digest: str) -> str:
+    hello = channel.receive_json()
+    role, other = str(hello.get("role")), str(hello.get("nonce"))
+    if role not in roles:
+        raise ProtocolError(f"'{role}' is not expected")
+    nonce = secrets.token_hex(16)
+    channel.send_json(
+        {"nonce": nonce, "proof": _proof(token, "accept", role, other, nonce, digest)}
+    )
+    proof = _proof(token, "connect", role, other, nonce, digest)
+    _check(channel.receive_json(), proof, role)
+    return role
+
+
+def _proof(token: bytes, side: str, role: str, first: str, second: str, digest: str) -> str:
+    return hmac.new(token, "|".join((side, role, first, second, digest)).encode(), "sha256").hexdigest()
+
+
+def _check(answer: Mapping[str, Any], proof: str, peer: str) -> None:
+    if not hmac.compare_digest(str(answer.get("proof")), proof):
+        raise ProtocolError(f"{peer} has another token or another program")
