@@ -157,7 +157,7 @@ class ProgramBuilder:
         return max(made) if made else self.current
 
     def _fresh(self, phase: str, hint: str) -> str:
-        base = hint.replace("@", "%")
+        base = hint.replace("@", "%").replace("/", ".")
         scopes = ("prepare", "online") if phase != "dealer" else ("dealer",)
         out, count = base, 1
         while any(out in self._made[s] for s in scopes):

@@ -48,6 +48,11 @@ class Masked:
             self._made.append(self.share_of_r())
         return self._made[0]
 
+    @property
+    def name(self) -> str:
+        """The name of x, without what marks x^."""
+        return self.hat.replace("^", "")
+
 
 @dataclass(frozen=True)
 class Share:
@@ -85,24 +90,24 @@ def _online(b: ProgramBuilder, op: str, inputs: Sequence[str], attrs: Mapping[st
 
 
 def _mapped(
-    b: ProgramBuilder, x: Masked, op: str, attrs: Mapping[str, Attr], name: str = ""
+    b: ProgramBuilder, x: Masked, op: str, attrs: Mapping[str, Attr], name: str
 ) -> Masked:
     """Return the image of a masked wire under a linear map: the same map on x^, r and [r]."""
     return Masked(
-        _online(b, op, [x.hat], attrs, name),
-        _deal(b, op, [x.r], attrs),
-        lambda: _prepare(b, op, [x.r_share], attrs),
+        _online(b, op, [x.hat], attrs, f"{name}^"),
+        _deal(b, op, [x.r], attrs, f"{name}.r"),
+        lambda: _prepare(b, op, [x.r_share], attrs, f"{name}.r"),
     )
 
 
 def _at(b: ProgramBuilder, value: Value, width: int) -> Value:
     """Return a value reduced to Z_(2^width)."""
-    name = value.name if isinstance(value, Share) else value.hat
+    name = value.hat if isinstance(value, Masked) else value.name
     if b.ring_type("online", name).width == width:
         return value
     if isinstance(value, Masked):
-        return _mapped(b, value, "reduce", {"width": width})
-    return Share(_online(b, "reduce", [name], {"width": width}))
+        return _mapped(b, value, "reduce", {"width": width}, f"{value.name}.w{width}")
+    return Share(_online(b, "reduce", [name], {"width": width}, f"{name}.w{width}"))
 
 
 def _operand(b: ProgramBuilder, name: str, width: int) -> Value:
@@ -121,7 +126,8 @@ def _unmasked(b: ProgramBuilder, value: Value) -> str:
     """Return [x] = p·x^ - [r] of a masked wire; shares are shares already."""
     if isinstance(value, Share):
         return value.name
-    return _online(b, "add_common", [_prepare(b, "neg", [value.r_share]), value.hat])
+    minus_r = _prepare(b, "neg", [value.r_share], NO_ATTRS, f"{value.name}.-r")
+    return _online(b, "add_common", [minus_r, value.hat], NO_ATTRS, f"{value.name}.share")
 
 
 def _correlate(b: ProgramBuilder, value: str) -> str:
@@ -131,7 +137,7 @@ def _correlate(b: ProgramBuilder, value: str) -> str:
     type_ = b.ring_type("dealer", value)
     b.emit("dealer", "correlate", [value], slot)
     declared = RingType("share", type_.width, type_.shape)
-    return b.emit("prepare", "correlation", [], slot, f"{value}.corr", declared, segment)
+    return b.emit("prepare", "correlation", [], slot, value, declared, segment)
 
 
 def _mask(b: ProgramBuilder, type_: RingType, name: str) -> tuple[str, str]:
@@ -150,16 +156,17 @@ def _mask(b: ProgramBuilder, type_: RingType, name: str) -> tuple[str, str]:
 
 def _open(node: Node, b: ProgramBuilder) -> Masked:
     """x^ = sum_p ([x]_p + [r]_p)."""
-    share = _unmasked(b, _operand(b, node.inputs[0], _ring(node)))
-    r, r_share = _mask(b, b.ring_type("online", share), node.inputs[0])
-    return Masked(_online(b, "open", [share, r_share], {"round": 0}, node.out), r, lambda: r_share)
+    x = node.inputs[0]
+    share = _unmasked(b, _operand(b, x, _ring(node)))
+    r, r_share = _mask(b, b.ring_type("online", share), x)
+    return Masked(_online(b, "open", [share, r_share], {"round": 0}, f"{x}^"), r, lambda: r_share)
 
 
 def _input(node: Node, b: ProgramBuilder) -> Masked:
     """The parties give the client [r]; it sends x + r to both."""
     type_ = RingType("masked", _ring(node), b.fix_type(node.out).shape)
     r, r_share = _mask(b, type_, node.out)
-    hat = _online(b, "input", [r_share], {"name": node.attrs["name"]}, node.out)
+    hat = _online(b, "input", [r_share], {"name": node.attrs["name"]}, f"{node.out}^")
     return Masked(hat, r, lambda: r_share)
 
 
@@ -175,13 +182,13 @@ def _linear(node: Node, b: ProgramBuilder) -> Value:
     masked = [v for v in operands if isinstance(v, Masked)]
     if len(masked) < len(operands):
         return Share(_online(b, node.op, [_unmasked(b, v) for v in operands], attrs, node.out))
-    hat = _online(b, node.op, [v.hat for v in masked], attrs, node.out)
+    hat = _online(b, node.op, [v.hat for v in masked], attrs, f"{node.out}^")
     if node.op == "offset":  # a public summand moves x^ and leaves r
         return Masked(hat, masked[0].r, lambda: masked[0].r_share)
     return Masked(
         hat,
-        _deal(b, node.op, [v.r for v in masked], attrs),
-        lambda: _prepare(b, node.op, [v.r_share for v in masked], attrs),
+        _deal(b, node.op, [v.r for v in masked], attrs, f"{node.out}.r"),
+        lambda: _prepare(b, node.op, [v.r_share for v in masked], attrs, f"{node.out}.r"),
     )
 
 
@@ -216,9 +223,9 @@ def _public_product(node: Node, b: ProgramBuilder) -> Value:
     if isinstance(value, Share):
         return Share(_online(b, node.op, pair(value.name), attrs, node.out))
     return Masked(
-        _online(b, node.op, pair(value.hat), attrs, node.out),
-        _deal(b, node.op, pair(value.r), attrs),
-        lambda: _prepare(b, node.op, pair(value.r_share), attrs),
+        _online(b, node.op, pair(value.hat), attrs, f"{node.out}^"),
+        _deal(b, node.op, pair(value.r), attrs, f"{node.out}.r"),
+        lambda: _prepare(b, node.op, pair(value.r_share), attrs, f"{node.out}.r"),
     )
 
 
@@ -234,22 +241,25 @@ def _static_product(node: Node, b: ProgramBuilder) -> Share:
 
     big_b = b.emit("dealer", "weight_mask", [weight], NO_ATTRS, f"{const}.B", None,
                    b.segment_of("dealer", x.r))  # fmt: skip
-    rb = _correlate(b, _deal(b, op, pair(x.r, big_b), attrs))
+    rb = _correlate(b, _deal(b, op, pair(x.r, big_b), attrs, f"{node.out}.rB"))
     big_f = b.emit("prepare", "weight_opened", [weight], NO_ATTRS, f"{const}.F", None,
                    b.segment_of("prepare", x.r_share))  # fmt: skip
-    rw = _prepare(b, "add", [_prepare(b, op, pair(x.r_share, big_f), attrs), rb])
+    rf = _prepare(b, op, pair(x.r_share, big_f), attrs, f"{node.out}.rF")
+    rw = _prepare(b, "add", [rf, rb], NO_ATTRS, f"{node.out}.rW")
     w = _online(b, "weight_share", [weight], name=f"{const}.W")
-    return Share(_online(b, "sub", [_online(b, op, pair(x.hat, w), attrs), rw], name=node.out))
+    xw = _online(b, op, pair(x.hat, w), attrs, f"{node.out}.x^W")
+    return Share(_online(b, "sub", [xw, rw], name=node.out))
 
 
 def _dynamic_product(node: Node, b: ProgramBuilder) -> Share:
     """x·y = x^·[y] - [r_x]·y^ + [r_x·r_y],  [y] = p·y^ - [r_y]   [Beaver91]."""
     op, width, attrs = node.op, _ring(node), _attrs(node)
     x, y = (_masked(b, i, width) for i in node.inputs)
-    rr = _correlate(b, _deal(b, op, [x.r, y.r], attrs))
-    left = _online(b, op, [x.hat, _unmasked(b, y)], attrs)
-    right = _online(b, op, [x.r_share, y.hat], attrs)
-    return Share(_online(b, "add", [_online(b, "sub", [left, right]), rr], name=node.out))
+    rr = _correlate(b, _deal(b, op, [x.r, y.r], attrs, f"{node.out}.rr"))
+    left = _online(b, op, [x.hat, _unmasked(b, y)], attrs, f"{node.out}.x^y")
+    right = _online(b, op, [x.r_share, y.hat], attrs, f"{node.out}.ry^")
+    difference = _online(b, "sub", [left, right], NO_ATTRS, f"{node.out}.x^y-ry^")
+    return Share(_online(b, "add", [difference, rr], name=node.out))
 
 
 # -- gates ----------------------------------------------------------------------------------------
@@ -260,8 +270,8 @@ def _shift(node: Node, b: ProgramBuilder) -> Masked:
     by = node.attrs["by"]
     assert isinstance(by, int)
     x = _masked(b, node.inputs[0], _ring(node) + by)
-    r = _deal(b, "shift", [x.r], {"by": by})
-    hat = _online(b, "shift", [x.hat], {"by": by}, node.out)
+    r = _deal(b, "shift", [x.r], {"by": by}, f"{node.out}.r")
+    hat = _online(b, "shift", [x.hat], {"by": by}, f"{node.out}^")
     return Masked(hat, r, lambda: _correlate(b, r))
 
 
@@ -301,14 +311,15 @@ def _sign(node: Node, b: ProgramBuilder) -> Share:
         x,
         node,
     )
-    m = _deal(b, "msb", [x.r], {"width": width})
+    m = _deal(b, "msb", [x.r], {"width": width}, f"{node.out}.m")
     shares = [_correlate(b, m)]
     if select:
-        r = _deal(b, "widen", [x.r], {"width": width})
-        shares.append(_correlate(b, _deal(b, "mul", [m, r])))
+        r = _deal(b, "widen", [x.r], {"width": width}, f"{node.out}.r_int")
+        shares.append(_correlate(b, _deal(b, "mul", [m, r], NO_ATTRS, f"{node.out}.mr")))
         # in a ring no wider than x's, [r] needs nothing from the dealer
         if width <= bits:
-            shares.append(_prepare(b, "reduce", [x.r_share], {"width": width}))
+            narrow = {"width": width}
+            shares.append(_prepare(b, "reduce", [x.r_share], narrow, f"{node.out}.r_int"))
         else:
             shares.append(_correlate(b, r))
     return Share(_online(b, node.op, [x.hat, key, *shares], {"width": width}, node.out))
@@ -321,8 +332,8 @@ def _extend(node: Node, b: ProgramBuilder) -> Share:
     if width <= bits:
         return Share(_unmasked(b, _operand(b, node.inputs[0], width)))
     x = _masked(b, node.inputs[0], bits)
-    r = _correlate(b, _deal(b, "widen", [x.r], {"width": width}))
-    m = _correlate(b, _deal(b, "msb", [x.r], {"width": width}))
+    r = _correlate(b, _deal(b, "widen", [x.r], {"width": width}, f"{node.out}.r_int"))
+    m = _correlate(b, _deal(b, "msb", [x.r], {"width": width}, f"{node.out}.m"))
     return Share(_online(b, "extend", [x.hat, r, m], {"width": width}, node.out))
 
 

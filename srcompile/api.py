@@ -1,0 +1,144 @@
+"""Compiling: from a model, or a pool with its router, to a program. The pipeline is in `passes`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srcompile.errors import UserError
+from srcompile.frontend import capture, capture_pool
+from srcompile.ir.graph import Array, Module
+from srcompile.ir.printer import print_module
+from srcompile.ops import registry
+from srcompile.passes.check_leakage import Disclosure
+from srcompile.passes.cost import Cost, network as network_named
+from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
+from srcompile.passes.plan_rings import DEFAULT_MAX_WIDTH
+from srcompile.passes.quantise import Formats
+from srcompile.report.data import report_data
+from srcompile.routing.pool import Pool
+from srcompile.runtime.program import Program, save
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LEVELS = ("graph", "lowered", "schedule", "dealer")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled program and everything known about it.
+
+    stages: the program on every level of the IR.
+    captured: the graph as captured, for running it in float.
+    """
+
+    stages: Stages
+    captured: Module
+
+    @property
+    def program(self) -> Program:
+        """What dealer, parties and client run."""
+        return self.stages.program
+
+    @property
+    def cost(self) -> Cost:
+        """Exact bytes and rounds, projected time, by layer."""
+        return self.stages.cost
+
+    @property
+    def leakage(self) -> tuple[Disclosure, ...]:
+        """All that a run discloses, to whom and why."""
+        return self.stages.leakage
+
+    def report(self) -> dict[str, Any]:
+        """Return cost and leakage as plain data, the keys of `srcompile --json`."""
+        return report_data(self.cost, self.leakage)
+
+    def text(self, level: str) -> str:
+        """Return the program as text on one level: graph, lowered, schedule or dealer.
+
+        Raises UserError for another level.
+        """
+        if level == "graph":
+            return print_module(self.stages.graph)
+        if level == "lowered":
+            return print_module(self.stages.fixed)
+        if level == "schedule":
+            return print_module(self.stages.schedule)
+        if level == "dealer":
+            return print_module(self.stages.schedule, ("dealer",))
+        raise UserError(f"there is no level '{level}': choose {', '.join(LEVELS)}")
+
+    def save(self, path: str | Path, *, weights: bool = True) -> None:
+        """Write a .srp file; with weights it is readable by its owner only."""
+        save(self.program, path, weights=weights)
+
+
+def compile(
+    model: nn.Module | Pool,
+    example_inputs: Any,
+    *,
+    target: str = "2pc",
+    calibration_inputs: Sequence[Any] | None = None,
+    network: str = "lan",
+    formats: Formats | None = None,
+    max_width: int = DEFAULT_MAX_WIDTH,
+) -> Compiled:
+    """Compile `model` for `target`.
+
+    example_inputs: a tuple of tensors as forward() takes them; their shapes become the program's.
+    calibration_inputs: many such tuples, typical inputs, from which value ranges are taken.
+        Without them the example inputs are the only sample.
+    network: lan, wan, mobile or RATE_MBIT:RTT_MS, for projected times and a pool's routing rule.
+    Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments.
+    """
+    options = Options(
+        target,
+        network_named(network),
+        formats or Formats(),
+        max_width,
+        model.cost_weight if isinstance(model, Pool) else 0.0,
+    )
+    inputs = as_tuple(example_inputs)
+    captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)
+    rows = [inputs] if calibration_inputs is None else [as_tuple(s) for s in calibration_inputs]
+    if not rows:
+        raise UserError("calibration_inputs is empty; give at least one sample")
+    stages = run_pipeline(captured, samples_of(captured, rows), registry(), options)
+    return Compiled(stages, captured)
+
+
+def as_tuple(inputs: Any) -> tuple[Any, ...]:
+    """Return inputs as a tuple: one tensor alone counts as a tuple of one."""
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+def samples_of(module: Module, rows: Sequence[tuple[Any, ...]]) -> Samples:
+    """Return calibration samples by input name. Raises UserError if one does not fit."""
+    tensors = [n for n in module.main.nodes() if n.op == "input"]
+    return [_sample(tensors, row, k) for k, row in enumerate(rows)]
+
+
+def _sample(inputs: Sequence[Any], row: tuple[Any, ...], number: int) -> Mapping[str, Array]:
+    if len(row) != len(inputs):
+        raise UserError(
+            f"calibration sample {number} has {len(row)} tensors; the model takes {len(inputs)}"
+        )
+    sample = {}
+    for node, value in zip(inputs, row, strict=True):
+        array = np.asarray(value.detach().numpy() if hasattr(value, "detach") else value)
+        name, shape = str(node.attrs["name"]), node.attrs["shape"]
+        if array.shape != shape:
+            raise UserError(
+                f"calibration sample {number} gives '{name}' the shape {array.shape}; "
+                f"the example inputs have {shape}"
+            )
+        if not np.all(np.isfinite(array)):
+            raise UserError(f"calibration sample {number} has NaN or infinite values in '{name}'")
+        sample[name] = array.astype(np.float32)
+    return sample

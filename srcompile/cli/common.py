@@ -1,0 +1,64 @@
+"""What both command lines share: error handling, reading inputs, printing JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+import numpy as np
+
+from srcompile.errors import UserError
+from srcompile.runtime.client import Array
+from srcompile.runtime.errors import InputError, RuntimeFault
+from srcompile.runtime.program import Program
+
+P = ParamSpec("P")
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Make a command print errors meant for people and exit with code 2, without a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (UserError, RuntimeFault) as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except ValueError as error:
+            if "SRCOMPILE_KERNELS" not in str(error) and "kernels" not in str(error):
+                raise
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+
+    return wrapped
+
+
+def read_inputs(path: str, program: Program) -> dict[str, Array]:
+    """Return the arrays of a .npz file by input name; a lone array may have any name.
+
+    Raises InputError if the file is missing or no .npz of plain arrays.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(f"{path} is no .npz file")
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no .npz file of plain arrays ({error})") from None
+    if len(arrays) == len(program.inputs) == 1:
+        return {program.inputs[0].name: next(iter(arrays.values()))}
+    return arrays
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """Print data as JSON, two spaces deep."""
+    click.echo(json.dumps(data, indent=2))

@@ -1,0 +1,166 @@
+"""`srcompile`: compile a model file, report what it costs and discloses, write the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+
+from srcompile.cli.common import print_json, read_inputs, reports_errors
+
+
+@click.command()
+@click.argument("model_file", metavar="MODEL.py[:NAME]")
+@click.option("--target", default="2pc", show_default=True, help="2pc, or plain: in the clear.")
+@click.option("--out", metavar="FILE.srp", help="Write the compiled program.")
+@click.option("--shares", nargs=2, metavar="P0 P1", help="With --out: leave the weights out of it, "
+              "and write both parties' shares of them.")  # fmt: skip
+@click.option("--network", default="lan", show_default=True, metavar="lan|wan|mobile|RATE:RTT",
+              help="Projected times are for this network; RATE in Mbit/s, RTT in ms.")  # fmt: skip
+@click.option("--emit", metavar="graph|lowered|schedule|dealer", help="Print the program as text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+@click.option("--run", "run_file", is_flag=False, flag_value="", metavar="[INPUT.npz]",
+              help="Run it in this process, on the example inputs or a file.")  # fmt: skip
+@click.option("--activation-bits", default=None, type=click.IntRange(4, 30), help="Default: 16.")
+@click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 12.")
+@click.version_option(package_name="srcompile")
+@reports_errors
+def main(
+    model_file: str,
+    target: str,
+    out: str | None,
+    shares: tuple[str, str] | None,
+    network: str,
+    emit: str | None,
+    as_json: bool,
+    run_file: str | None,
+    activation_bits: int | None,
+    weight_bits: int | None,
+) -> None:
+    """Compile MODEL.py, which defines `model` and `example_inputs`, into a secure program."""
+    from srcompile.api import LEVELS, compile
+    from srcompile.errors import UserError
+    from srcompile.frontend.model_file import load_model_file
+    from srcompile.passes.quantise import Formats
+
+    if emit is not None and emit not in LEVELS:
+        raise UserError(f"there is no level '{emit}': choose {', '.join(LEVELS)}")
+    if shares and not out:
+        raise UserError("--shares leaves the weights out of the program file: name it with --out")
+    console = Console(stderr=True)
+    chosen = {"activation_bits": activation_bits, "weight_bits": weight_bits}
+    formats = Formats(**{name: bits for name, bits in chosen.items() if bits is not None})
+    with console.status(f"compiling {model_file}"):
+        loaded = load_model_file(model_file)
+        compiled = compile(
+            loaded.model,
+            loaded.example_inputs,
+            target=target,
+            calibration_inputs=loaded.calibration_inputs,
+            network=network,
+            formats=formats,
+        )
+    if loaded.calibration_inputs is None:
+        click.echo(
+            f"note: {model_file} defines no calibration_inputs; value ranges come from the example "
+            "inputs alone",
+            err=True,
+        )
+    if out:
+        _write(compiled, out, shares)
+    if emit is not None:
+        click.echo(compiled.text(emit), nl=False)
+        return
+    data = compiled.report()
+    if run_file is not None:
+        data["run"] = _run(compiled, loaded, run_file)
+    if as_json:
+        print_json(data)
+        return
+    from srcompile.report.terminal import print_report
+
+    print_report(Console(), model_file, compiled.cost, compiled.leakage)
+    if run_file is not None:
+        _print_run(Console(), data["run"])
+
+
+def _write(compiled: Any, out: str, shares: tuple[str, str] | None) -> None:
+    from srcompile.errors import UserError
+    from srcompile.runtime.client import share_weights
+    from srcompile.runtime.shares import write_shares
+
+    if not Path(out).parent.is_dir():
+        raise UserError(f"there is no folder {Path(out).parent} to write {out} to")
+    try:
+        compiled.save(out, weights=shares is None)
+        if shares:
+            for party, part in enumerate(share_weights(compiled.program)):
+                write_shares(shares[party], compiled.program, party, part)
+    except OSError as error:
+        raise UserError(f"{error.filename or out} cannot be written: {error.strerror}") from None
+
+
+def _run(compiled: Any, loaded: Any, run_file: str) -> dict[str, Any]:
+    """Run the program in this process, and the model in float beside it."""
+    from srcompile.api import as_tuple, samples_of
+    from srcompile.ops import registry
+    from srcompile.ops.interpreter import evaluate
+    from srcompile.runtime.client import split_batch
+    from srcompile.runtime.kernels import load as load_kernels
+    from srcompile.runtime.local import LocalSession
+    from srcompile.runtime.plain import PlainRunner
+
+    program, kernels = compiled.program, load_kernels()
+    if run_file:
+        arrays = read_inputs(run_file, program)
+    else:
+        (sample,) = samples_of(compiled.captured, [as_tuple(loaded.example_inputs)])
+        arrays = dict(sample)
+    batch = split_batch(program, arrays)
+    outputs, routes, expected = [], [], []
+    counters: dict[str, Any] = {}
+    if program.target == "plain":
+        runner = PlainRunner(program, kernels)
+        for inputs in batch:
+            found, route = runner.infer(inputs)
+            outputs.append(found)
+            routes.append(route)
+    else:
+        session = LocalSession(program, kernels)
+        results = [session.infer(inputs) for inputs in batch]
+        outputs, routes = [r.outputs for r in results], [r.route for r in results]
+        counters["online"] = {
+            "bytes": [sum(r.counters[p].bytes for r in results) for p in (0, 1)],
+            "rounds": sum(r.counters[0].rounds for r in results),
+        }
+    for inputs in batch:
+        expected.append(evaluate(compiled.captured, inputs, registry())[0])
+    names = {s.route: s.name for s in program.segments}
+    return {
+        "outputs": {n: np.concatenate([o[n] for o in outputs]).tolist() for n in outputs[0]},
+        "route": [names[r] for r in routes if r is not None] or None,
+        "largest_difference": {
+            n: float(max(np.abs(o[n] - e[n]).max() for o, e in zip(outputs, expected, strict=True)))
+            for n in outputs[0]
+        },
+        **counters,
+        "kernels": kernels.name,
+    }
+
+
+def _print_run(console: Console, run: dict[str, Any]) -> None:
+    console.print()
+    console.print(f"[bold]A run in this process[/bold], kernels {run['kernels']}")
+    if run["route"]:
+        console.print(f"route    {', '.join(run['route'][:10])}")
+    for name, values in run["outputs"].items():
+        shown = np.array2string(np.asarray(values), precision=4, threshold=40)
+        difference = run["largest_difference"][name]
+        console.print(f"{name}   {shown}\n  differs from the model in float by {difference:.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reports: what a program costs and discloses, for people and for programs."""
