@@ -4,10 +4,10 @@ Every network takes images (N, 1, 8, 8) with values 0..1. Under MPC a network co
 elements it compares (one per ReLU unit, three per 2x2 max-pool window) and the rounds of the
 layers that compare, one after the other (a 2x2 max-pool is two of them):
 
-    network     compared elements            layers that compare
-    Router      8                            1
-    MLP         12                           1
-    SmallCNN    384 + 288           = 672    3
+    network     compared elements                 layers that compare
+    Router      8                                 1
+    MLP         10                                1
+    SmallCNN    256 + 192 = 448                   3
     LargeCNN    768 + 1536 + 1152 + 512 = 3968    5
 """
 
@@ -18,12 +18,12 @@ PIXELS = 64
 
 
 class MLP(nn.Module):
-    """The cheap one: 12 hidden units on the pixels."""
+    """The cheap one: 10 hidden units on the pixels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = nn.Linear(PIXELS, 12)
-        self.output = nn.Linear(12, CLASSES)
+        self.hidden = nn.Linear(PIXELS, 10)
+        self.output = nn.Linear(10, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (N, 10)."""
@@ -32,12 +32,12 @@ class MLP(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """The middle one: a convolution of 6 channels, max-pooled to 4x4."""
+    """The middle one: a convolution of 4 channels, max-pooled to 4x4."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(*_conv_bn_relu(1, 6), nn.MaxPool2d(2))  # (N, 6, 4, 4)
-        self.output = nn.Linear(6 * 4 * 4, CLASSES)
+        self.features = nn.Sequential(*_conv_bn_relu(1, 4), nn.MaxPool2d(2))  # (N, 4, 4, 4)
+        self.output = nn.Linear(4 * 4 * 4, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (N, 10)."""
