@@ -104,12 +104,12 @@ def _disclosures(module: Module) -> Iterator[Disclosure]:
         "all of them run it",
     )
     routes = [n for n in online.nodes() if n.op == "route"]
-    for node in routes:
+    if routes:
         names = ", ".join(s.name for s in online.segments[1:])
         yield Disclosure(
             f"the route: which of {names} runs",
             "both parties",
-            f"they must know which schedule to run ({node.loc})",
+            "they must know which schedule to run",
         )
         yield Disclosure(
             "how often each model ran",

@@ -12,6 +12,7 @@ with a a number, s constant along every axis but the output channels, c, d and w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Module, Node, uses
 from srcompile.ops import Registry
@@ -46,7 +47,7 @@ class _Fuser:
                 out = rule(self, inputs, node) if rule else None
                 if out is None:
                     out = self.b.replay(node, inputs)
-                    self.made[out] = Node(node.op, out, tuple(inputs), node.attrs)
+                    self.made[out] = replace(node, out=out, inputs=tuple(inputs))
                 new[node.out] = out
                 if count.get(node.out) == 1:
                     self.single.add(out)
@@ -57,12 +58,19 @@ class _Fuser:
 
     def emit(self, op: str, inputs: Sequence[str], attrs: Mapping[str, Attr] = NO_ATTRS) -> str:
         rule = _RULES.get(op)
-        node = Node(op, "", tuple(inputs), attrs)
+        node = Node(op, "", tuple(inputs), attrs, loc=self.b.loc)
         out = rule(self, list(inputs), node) if rule else None
         if out is None:
             out = self.b.emit(op, inputs, attrs)
-            self.made[out] = Node(op, out, tuple(inputs), attrs)
+            self.made[out] = replace(node, out=out)
             self.single.add(out)
+        return out
+
+    def emit_layer(self, layer: Node, inputs: Sequence[str]) -> str:
+        """Emit a layer again with another weight, at its own place in the user's source."""
+        here, self.b.loc = self.b.loc, layer.loc
+        out = self.emit(layer.op, inputs, layer.attrs)
+        self.b.loc = here
         return out
 
     def alone(self, name: str, *ops: str) -> Node | None:
@@ -93,7 +101,7 @@ class _Fuser:
             factor = self.b.emit("reshape", [s], {"shape": (full[channel],)})
         else:
             factor = self.b.emit("reshape", [s], {"shape": (full[channel], 1, 1, 1)})
-        return self.emit(layer.op, [layer.inputs[0], self.b.emit("mul", [w, factor])], layer.attrs)
+        return self.emit_layer(layer, [layer.inputs[0], self.b.emit("mul", [w, factor])])
 
     def _same_shape(self, y: str, s: str) -> bool:
         """Whether y * s has the shape of y, so that a summand may be scaled before it is added."""
@@ -131,7 +139,7 @@ class _Fuser:
             if w.startswith("@"):
                 operands = list(inner.inputs)
                 operands[i] = self.b.emit("scale", [w], node.attrs)
-                return self.emit(inner.op, operands, inner.attrs)
+                return self.emit_layer(inner, operands)
         return None
 
     def view(self, inputs: list[str], node: Node) -> str | None:

@@ -110,14 +110,17 @@ def _openings(module: Module, ops: Registry, ring: Mapping[str, int]) -> set[str
     graph = nx.DiGraph()
     graph.add_nodes_from(["gates", "operands"])
     types = module.main.types()
-    for node in module.main.nodes():
+    nodes = list(module.main.nodes())
+    for number, node in enumerate(nodes):
         values = [i for i in node.inputs if not i.startswith("@")]
         local = is_local(node, module, ops)
         if node.out:
             type_ = types[node.out]
             assert isinstance(type_, FixType)
             cost = max(1, math.prod(type_.shape)) * ring.get(node.out, 1)
-            graph.add_edge(("in", node.out), ("out", node.out), capacity=cost)
+            # of equally cheap places the first
+            capacity = cost * len(nodes) * len(nodes) + number
+            graph.add_edge(("in", node.out), ("out", node.out), capacity=capacity)
         for name in values:
             if local:
                 graph.add_edge(("out", name), ("in", node.out))  # no capacity: never cut
@@ -128,7 +131,7 @@ def _openings(module: Module, ops: Registry, ring: Mapping[str, int]) -> set[str
     _, (before, _) = nx.minimum_cut(graph, "gates", "operands")
     return {
         node.out
-        for node in module.main.nodes()
+        for node in nodes
         if node.out and ("in", node.out) in before and ("out", node.out) not in before
     }
 

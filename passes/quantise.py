@@ -31,12 +31,23 @@ class Formats:
     weight_bits: bits of a weight, sign included.
     table_bits: a table's error is at most its output range / 2^table_bits.
     margin: how much larger than in calibration a value may get.
+    routing_bits: activation_bits of what decides a route; its weights have 8 bits less. Utilities
+        of two models may be close, and a router is small: precision costs little there.
     """
 
     activation_bits: int = 16
     weight_bits: int = 12
     table_bits: int = 12
     margin: float = 2.0
+    routing_bits: int = 24
+
+    def for_routing(self) -> Formats:
+        """Return the formats of a router."""
+        return replace(
+            self,
+            activation_bits=max(self.activation_bits, self.routing_bits),
+            weight_bits=max(self.weight_bits, self.routing_bits - 8),
+        )
 
 
 Range = tuple[float, float]
@@ -67,7 +78,11 @@ class _Quantiser:
 
     def run(self) -> Module:
         segments = []
+        routed = len(self.module.main.segments) > 1
+        chosen = self.formats
         for segment in self.module.main.segments:
+            decides = routed and segment.route is None
+            self.formats = chosen.for_routing() if decides else chosen
             self.nodes = []
             outer = dict(self.fitted)
             for self.node in segment.nodes:

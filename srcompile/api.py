@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srcompile.errors import UserError
-from srcompile.frontend import capture, capture_pool
+from srcompile.frontend.capture import capture, capture_pool
 from srcompile.ir.graph import Array, Module
 from srcompile.ir.printer import print_module
 from srcompile.ops import registry

@@ -225,12 +225,7 @@ class Clamp(Op):
     """x limited to low..high by two ReLUs, or one if a side is open."""
 
     name = "clamp"
-    torch = (
-        "aten.clamp.default",
-        "aten.hardtanh.default",
-        "torch.clamp",
-        "torch.nn.functional.relu6",
-    )
+    torch = ("aten.clamp.default", "torch.clamp")
     attrs = ("low", "high")
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:

@@ -186,8 +186,10 @@ class Div(Op):
         return b.emit("scale", inputs, {"by": 1.0 / real(attrs["by"])})
 
     def from_torch(self, b: Emitter, x: Any, y: Any) -> str:
+        if isinstance(x, (int, float)):
+            return b.emit("scale", [b.emit("reciprocal", [y])], {"by": float(x)})
         require(
-            isinstance(x, str) and isinstance(y, (int, float)),
+            isinstance(y, (int, float)),
             b,
             "a division by a tensor is not supported",
             "Divide by a number, or multiply by a precomputed inverse held in a buffer.",
@@ -266,13 +268,6 @@ class Reshape(_Linear):
     """The same elements in another shape."""
 
     name = "reshape"
-    torch = (
-        "aten.view.default", "aten.reshape.default", "aten._unsafe_view.default",
-        "aten.flatten.using_ints", "aten.unsqueeze.default", "aten.squeeze.dim",
-        "aten.squeeze.dims", "aten.squeeze.default", "torch.flatten", "torch.reshape",
-        "torch.unsqueeze", "torch.squeeze", "method.view", "method.reshape", "method.flatten",
-        "method.unsqueeze", "method.squeeze",
-    )  # fmt: skip
     attrs = ("shape",)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
@@ -304,7 +299,8 @@ class Broadcast(_Linear):
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         return np.broadcast_to(inputs[0], ints(attrs["shape"]))
 
-    def from_torch(self, b: Emitter, x: str, size: Sequence[int], **_: Any) -> str:
+    def from_torch(self, b: Emitter, x: str, *sizes: Any, implicit: bool = False) -> str:
+        size = sizes[0] if isinstance(sizes[0], (list, tuple)) else sizes
         old = b.type(x).shape
         old = (1,) * (len(size) - len(old)) + old
         shape = tuple(o if s == -1 else s for s, o in zip(size, old, strict=True))
@@ -318,10 +314,6 @@ class Transpose(_Linear):
     """Axes in another order."""
 
     name = "transpose"
-    torch = (
-        "aten.permute.default", "aten.transpose.int", "aten.t.default", "torch.permute",
-        "torch.transpose", "torch.t", "method.permute", "method.transpose", "method.t",
-    )  # fmt: skip
     attrs = ("perm",)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
@@ -341,7 +333,6 @@ class Slice(_Linear):
     """x[start:stop:step, ...], one triple for each axis."""
 
     name = "slice"
-    torch = ("aten.slice.Tensor", "aten.select.int", "operator.getitem", "aten.narrow.default")
     attrs = ("starts", "stops", "steps")
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
@@ -392,6 +383,7 @@ class Pad(_Linear):
     """x with zeros around it."""
 
     name = "pad"
+    torch = ("aten.pad.default", "aten.constant_pad_nd.default", "torch.nn.functional.pad")
     attrs = ("before", "after")
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
@@ -400,6 +392,24 @@ class Pad(_Linear):
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         widths = tuple(zip(ints(attrs["before"]), ints(attrs["after"]), strict=True))
         return np.pad(inputs[0], widths)
+
+    def from_torch(
+        self,
+        b: Emitter,
+        x: str,
+        pad: Sequence[int],
+        mode: str | float = "constant",
+        value: float | None = None,
+    ) -> str:
+        # aten.constant_pad_nd has the value in the place of the mode
+        zeros = mode == "constant" and not value if isinstance(mode, str) else mode == 0
+        require(zeros, b, "padding with anything but zeros is not supported")
+        require(min(pad, default=0) >= 0, b, "negative padding is not supported", "Use a slice.")
+        # torch lists (before, after) of the last axis first
+        rank, count = len(b.type(x).shape), len(pad) // 2
+        lead = (0,) * (rank - count)
+        attrs = {"before": (*lead, *pad[-2::-2]), "after": (*lead, *pad[::-2])}
+        return b.emit(self.name, [x], attrs)
 
     def cases(self) -> tuple[Case, ...]:
         return (Case(((2, 3),), {"before": (0, 1), "after": (2, 1)}),)

@@ -79,6 +79,9 @@ class Square(Op):
         return (Case(((2, 3),)),)
 
 
+_ROOTS = {0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
+
+
 class Pow(Op):
     """x ** n for a whole n from 1 to 8."""
 
@@ -100,7 +103,11 @@ class Pow(Op):
         square = b.emit("mul", [half, half])
         return b.emit("mul", [square, inputs[0]]) if exponent % 2 else square
 
-    def from_torch(self, b: Emitter, x: str, exponent: float) -> str:
+    def from_torch(self, b: Emitter, x: Any, exponent: Any) -> str:
+        numbers = isinstance(x, str) and isinstance(exponent, (int, float))
+        require(numbers, b, "a power with a tensor as its exponent is not supported", "Use exp.")
+        if exponent in _ROOTS:
+            return b.emit(_ROOTS[exponent], [x])
         whole = float(exponent).is_integer() and 1 <= exponent <= 8
         require(whole, b, f"x ** {exponent} is not supported", "Use a whole power from 1 to 8.")
         return b.emit(self.name, [x], {"exponent": int(exponent)})
@@ -308,7 +315,7 @@ class BatchNorm(Op):
     """Batch normalisation in evaluation mode: x, weight, bias, running mean, running variance."""
 
     name = "batch_norm"
-    torch = ("aten.batch_norm.default", "torch.nn.functional.batch_norm", "torch.batch_norm")
+    torch = ("aten.batch_norm.default", "torch.batch_norm")
     attrs = ("eps",)
     arity = (5, 5)
 

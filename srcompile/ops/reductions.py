@@ -33,7 +33,7 @@ class Maximum(Op):
     """max(x, y), elementwise."""
 
     name = "maximum"
-    torch = ("aten.maximum.default", "torch.maximum")
+    torch = ("aten.maximum.default", "aten.max.other", "torch.maximum")
     arity = (2, 2)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
@@ -249,7 +249,9 @@ class Softmax(Op):
         total = b.emit("sum", [powers], {"axes": (axis,), "keepdims": True})
         return b.emit("mul", [powers, b.emit("reciprocal", [total])])
 
-    def from_torch(self, b: Emitter, x: str, dim: int, *_: Any, **__: Any) -> str:
+    def from_torch(self, b: Emitter, x: str, dim: int | None = None, *_: Any, **__: Any) -> str:
+        require(dim is not None, b, "softmax needs the axis it runs along", "Pass dim=-1.")
+        assert dim is not None
         return b.emit(self.name, [x], {"axis": axis_of(dim, len(b.type(x).shape))})
 
     def cases(self) -> tuple[Case, ...]:

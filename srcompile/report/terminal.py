@@ -18,10 +18,10 @@ def size_text(count: int) -> str:
     if count < 1000:
         return f"{count} B"
     for unit in ("kB", "MB", "GB"):
-        scaled = count / 1000 ** ("kB", "MB", "GB").index(unit) / 1000
-        if scaled < 1000 or unit == "GB":
-            return f"{scaled:.1f} {unit}"
-    raise AssertionError
+        scaled = count / 1000 ** (1 + ("kB", "MB", "GB").index(unit))
+        if scaled < 1000:
+            break
+    return f"{scaled:.1f} {unit}"
 
 
 def time_text(seconds: float) -> str:
@@ -38,7 +38,8 @@ def print_report(
     net = cost.network
     head = Text.assemble((title, "bold"), f"  target {cost.target}, network {net.name}")
     head.append(f" ({net.rate_mbit:g} Mbit/s, RTT {net.rtt_ms:g} ms)", "dim")
-    parts: list[RenderableType] = [head, Text()]
+    legend = "online: bytes each party sends; offline: bytes the dealer sends to party 1 (the more)"
+    parts: list[RenderableType] = [head, Text(legend, "dim"), Text()]
     for segment in cost.segments:
         parts += [_segment_table(cost, segment), Text()]
     if len(cost.segments) > 1:
@@ -61,54 +62,52 @@ def print_report(
     console.print(Group(*parts), soft_wrap=False)
 
 
+def _table(title: str, columns: Sequence[str], left: int) -> Table:
+    """Return an empty table whose first `left` columns hold text, the others numbers."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for number, name in enumerate(columns):
+        if number < left:
+            table.add_column(name, header_style="dim", overflow="fold")
+        else:
+            table.add_column(name, header_style="dim", justify="right", no_wrap=True)
+    return table
+
+
 def _segment_table(cost: Cost, segment: SegmentCost) -> Table:
     when = "" if segment.route is None else f" (if the route is {segment.route})"
-    table = Table(
-        title=f"{segment.name}{when}", title_justify="left", title_style="bold", box=None,
-        pad_edge=False, padding=(0, 2, 0, 0),
-    )  # fmt: skip
-    for name, justify in (
-        ("layer", "left"), ("op", "left"), ("source", "left"), ("online", "right"),
-        ("rounds", "right"), ("offline P0 / P1", "right"), ("time", "right"), ("share", "right"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, header_style="dim", no_wrap=name != "layer")  # type: ignore[arg-type]
+    columns = ("layer", "op", "source", "online", "rounds", "offline", "time", "share")
+    table = _table(segment.name + when, columns, 3)
     total = segment.total
     whole = cost.seconds(total) or 1.0
     for layer in segment.layers:
         if any((*layer.online_bytes, *layer.offline_bytes, layer.rounds)):
-            table.add_row(*_row(cost, layer, whole))
+            name = layer.name.removeprefix(f"{segment.name}.") or "-"
+            source = layer.source.rpartition("/")[2]
+            table.add_row(name, layer.op, source, *_figures(cost, layer, whole))
     table.add_section()
-    table.add_row(*_row(cost, total, whole)[:1], "", "", *_row(cost, total, whole)[3:], style="bold")
+    table.add_row("total", "", "", *_figures(cost, total, whole), style="bold")
     return table
 
 
-def _row(cost: Cost, layer: LayerCost, whole: float) -> tuple[str, ...]:
+def _figures(cost: Cost, layer: LayerCost, whole: float) -> tuple[str, ...]:
     seconds = cost.seconds(layer)
-    first, second = (size_text(n) for n in layer.offline_bytes)
     return (
-        layer.name or "-",
-        layer.op,
-        layer.source,
         size_text(layer.online_bytes[0]),
-        str(layer.rounds) if layer.rounds else "",
-        f"{first} / {second}",
+        str(layer.rounds or ""),
+        size_text(max(layer.offline_bytes)),
         time_text(seconds),
         f"{seconds / whole:.0%}",
     )
 
 
 def _routes_table(cost: Cost) -> Table:
-    table = Table(title="One inference, router included", title_justify="left", title_style="bold",
-                  box=None, pad_edge=False, padding=(0, 2, 0, 0))  # fmt: skip
-    for name in ("route", "online each way", "rounds", "time", "against the slowest"):
-        justify = "left" if name == "route" else "right"
-        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    columns = ("route", "online", "rounds", "offline", "time", "of the slowest")
+    table = _table("One inference, router included", columns, 1)
     totals = {s.name: cost.total(s.route) for s in cost.segments[1:]}
     slowest = max(cost.seconds(t) for t in totals.values())
     for name, total in totals.items():
-        seconds = cost.seconds(total)
-        table.add_row(
-            name, size_text(total.online_bytes[0]), str(total.rounds), time_text(seconds),
-            f"{seconds / slowest:.0%}",
-        )  # fmt: skip
+        table.add_row(name, *_figures(cost, total, slowest))
     return table

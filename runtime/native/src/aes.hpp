@@ -9,6 +9,9 @@ namespace SRC_PATH {
 // in and out may be the same array.
 void hash_blocks(const Block *in, Block *out, size_t count);
 
+// out[2i], out[2i + 1] = H(st), H(st ^ 1) of st = leaves[i·stride].
+void hash_leaves(const Block *leaves, size_t stride, size_t count, Block *out);
+
 // AES-128-CTR from the counter block (8 bytes, big-endian) || slot (4) || 0 (4).
 void prg(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes);
 

@@ -168,7 +168,7 @@ const RoundKeys &fixed_keys() {
     return fixed.keys;
 }
 
-inline Block sigma(Block x) { return {x.hi, x.lo ^ x.hi}; }
+inline Block sigma(Block x) { return Block{x[1], x[0] ^ x[1]}; }
 
 }  // namespace
 
@@ -182,6 +182,14 @@ void hash_blocks(const Block *in, Block *out, size_t count) {
         encrypt(fixed_keys(), x);
         for (size_t j = 0; j < part; j++) out[i + j] = load_block(x[j]) ^ s[j];
     }
+}
+
+void hash_leaves(const Block *leaves, size_t stride, size_t count, Block *out) {
+    for (size_t i = 0; i < count; i++) {
+        out[2 * i] = leaves[i * stride];
+        out[2 * i + 1] = leaves[i * stride] ^ Block{1, 0};
+    }
+    hash_blocks(out, out, 2 * count);
 }
 
 void prg(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes) {

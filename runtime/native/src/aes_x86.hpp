@@ -115,6 +115,31 @@ SRC_VAES size_t hash_vaes(const RoundKeys &rk, const Block *in, Block *out, size
     return i;
 }
 
+template <int Width>
+SRC_VAES SRC_INLINE void hash_leaves_wide(const RoundKeys &rk, const Block *leaves, size_t stride,
+                                          Block *out) {
+    // sigma of (st, st ^ 1): the flipped bit moves to the upper word
+    const __m256i flip = _mm256_set_epi64x(1, 0, 0, 0);
+    __m256i s[Width], x[Width];
+    for (int i = 0; i < Width; i++) {
+        __m128i st = _mm_load_si128(reinterpret_cast<const __m128i *>(leaves + i * stride));
+        s[i] = _mm256_xor_si256(_mm256_broadcastsi128_si256(sigma(st)), flip);
+        x[i] = s[i];
+    }
+    encrypt_wide<Width>(rk, x);
+    for (int i = 0; i < Width; i++)
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(out + 2 * i), _mm256_xor_si256(x[i], s[i]));
+}
+
+SRC_VAES size_t hash_leaves_vaes(const RoundKeys &rk, const Block *leaves, size_t stride,
+                                 size_t count, Block *out) {
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        hash_leaves_wide<8>(rk, leaves + i * stride, stride, out + 2 * i);
+    for (; i < count; i++) hash_leaves_wide<1>(rk, leaves + i * stride, stride, out + 2 * i);
+    return i;
+}
+
 SRC_VAES size_t prg_vaes(const RoundKeys &rk, __m128i first, uint8_t *out, size_t blocks) {
     const __m256i order = _mm256_broadcastsi128_si256(count_bytes());
     __m256i at = _mm256_broadcastsi128_si256(first);
@@ -161,6 +186,17 @@ void hash_blocks(const Block *in, Block *out, size_t count) {
         __m128i x = _mm_load_si128(reinterpret_cast<const __m128i *>(in + i));
         _mm_store_si128(reinterpret_cast<__m128i *>(out + i), hash_one(rk, x));
     }
+}
+
+void hash_leaves(const Block *leaves, size_t stride, size_t count, Block *out) {
+    const RoundKeys &rk = fixed_keys();
+    size_t i = has_vaes() ? hash_leaves_vaes(rk, leaves, stride, count, out) : 0;
+    if (i == count) return;
+    for (size_t j = i; j < count; j++) {
+        out[2 * j] = leaves[j * stride];
+        out[2 * j + 1] = leaves[j * stride] ^ Block{1, 0};
+    }
+    hash_blocks(out + 2 * i, out + 2 * i, 2 * (count - i));
 }
 
 void prg(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes) {

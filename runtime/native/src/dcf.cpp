@@ -38,7 +38,7 @@ void dcf_keys(const DcfShape &s, size_t count, const uint64_t *alpha, const uint
         }
         auto value_inputs = [&] {
             for (size_t g = 0; g < 2 * gates; g++)
-                for (size_t j = 0; j < q; j++) values[g * q + j] = st0[g] ^ Block{1 + j, 0};
+                for (size_t j = 0; j < q; j++) values[g * q + j] = st0[g] ^ Block{static_cast<uint64_t>(1 + j), 0};
         };
         for (size_t i = 0; i < n; i++) {
             const int place = static_cast<int>(n - 1 - i);
@@ -48,7 +48,7 @@ void dcf_keys(const DcfShape &s, size_t count, const uint64_t *alpha, const uint
             for (size_t g = 0; g < gates; g++) {
                 const auto *words0 = reinterpret_cast<const uint64_t *>(values + g * q);
                 const auto *words1 = reinterpret_cast<const uint64_t *>(values + (gates + g) * q);
-                const uint64_t right = mask_of(alpha[first + g] >> place), t1 = st1[g].lo & 1;
+                const uint64_t right = mask_of(alpha[first + g] >> place), t1 = st1[g][0] & 1;
                 for (int c = 0; c < s.fields; c++) {
                     // v_b^child 1 - v_b^child 0 differences, then chosen by alpha_i without a branch
                     const uint64_t d_left = field(s, words1, c) - field(s, words0, c);
@@ -77,7 +77,7 @@ void dcf_keys(const DcfShape &s, size_t count, const uint64_t *alpha, const uint
             for (int c = 0; c < s.fields; c++) {
                 const uint64_t v = v_alpha[g * fields + static_cast<size_t>(c)];
                 const uint64_t d = field(s, words1, c) - field(s, words0, c) - v;
-                tails[g].put(signed_by(st1[g].lo, d) & low_bits<uint64_t>(s.widths[c]), s.widths[c]);
+                tails[g].put(signed_by(st1[g][0], d) & low_bits<uint64_t>(s.widths[c]), s.widths[c]);
             }
             tails[g].finish();
         }
@@ -110,7 +110,7 @@ void dcf_eval(const DcfShape &s, int party, size_t count, const uint64_t *x, con
                 in[g] = st[g];
                 const size_t side = leaf ? 0 : x[first + g] >> place & 1;
                 for (size_t j = 0; j < own; j++)
-                    values[g * own + j] = st[g] ^ Block{1 + side * q / 2 + j, 0};
+                    values[g * own + j] = st[g] ^ Block{static_cast<uint64_t>(1 + side * q / 2 + j), 0};
             }
             hash_blocks(leaf ? values : in.get(), leaf ? values : in.get(),
                         gates * (leaf ? own : 1 + own));
@@ -118,7 +118,7 @@ void dcf_eval(const DcfShape &s, int party, size_t count, const uint64_t *x, con
                 const size_t side = leaf ? 0 : x[first + g] >> place & 1;
                 const auto *words =
                     reinterpret_cast<const uint64_t *>(values + g * own) + (side * q & 1);
-                const uint64_t t = mask_of(st[g].lo);
+                const uint64_t t = mask_of(st[g][0]);
                 // V += v^x_i + t·V_CW
                 for (int c = 0; c < s.fields; c++) {
                     const size_t at = i * static_cast<size_t>(s.value_bits) +

@@ -48,7 +48,7 @@ void keys_of(const DpfShape &s, size_t count, const uint64_t *alpha, const Ring 
         leaf_inputs(st0, 2 * gates, blocks, leaf.get());
         hash_blocks(leaf.get(), leaf.get(), 2 * gates * blocks);
         for (size_t g = 0; g < gates; g++)
-            write_final<Ring, Lane>(s, alpha[first + g], beta + (first + g) * k, st1[g].lo & 1,
+            write_final<Ring, Lane>(s, alpha[first + g], beta + (first + g) * k, st1[g][0] & 1,
                                     leaf.get() + g * blocks, leaf.get() + (gates + g) * blocks,
                                     rows + g * s.key_bytes + 16 * static_cast<size_t>(s.depth));
     }

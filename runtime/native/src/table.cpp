@@ -14,17 +14,19 @@ constexpr size_t batch = 8;
 constexpr int subtree = 6;
 
 // nodes (2^levels, gates), the first row given, the rest filled in; h is scratch of half the size.
+// gates is even.
 void expand(size_t gates, int levels, const Block *cw, Block *nodes, Block *h) {
     for (int i = 0; i < levels; i++, cw += gates) {
         const size_t parents = size_t{1} << i;
         hash_blocks(nodes, h, parents * gates);
-        for (size_t p = parents; p-- > 0;) {
-            const Block *parent = nodes + p * gates, *hashed = h + p * gates;
-            Block *left = nodes + 2 * p * gates, *right = left + gates;
-            for (size_t g = 0; g < gates; g++) {
-                const Block st = parent[g], l = child(st, hashed[g], cw[g], 0);
-                left[g] = l;
-                right[g] = l ^ st;
+        for (size_t g = 0; g < gates; g += 2) {
+            const Pair word = *reinterpret_cast<const Pair *>(cw + g);
+            for (size_t p = parents; p-- > 0;) {
+                const Pair st = *reinterpret_cast<const Pair *>(nodes + p * gates + g);
+                const Pair hashed = *reinterpret_cast<const Pair *>(h + p * gates + g);
+                const Pair left = hashed ^ (word & control_mask(st));
+                *reinterpret_cast<Pair *>(nodes + 2 * p * gates + g) = left;
+                *reinterpret_cast<Pair *>(nodes + (2 * p + 1) * gates + g) = left ^ st;
             }
         }
     }
@@ -34,27 +36,30 @@ void expand(size_t gates, int levels, const Block *cw, Block *nodes, Block *h) {
 template <class Ring, class Lane>
 void leaf_shares(const DpfShape &s, size_t leaves, const Block *nodes, size_t gates, const Ring *cw,
                  Block *values, Ring *const *e) {
-    const size_t blocks = static_cast<size_t>(s.blocks), points = static_cast<size_t>(s.points);
-    for (size_t l = 0; l < leaves; l++) leaf_inputs(nodes + l * gates, 1, blocks, values + l * blocks);
-    hash_blocks(values, values, leaves * blocks);
+    constexpr size_t per_block = sizeof(Block) / sizeof(Lane);
+    typedef Lane Lanes __attribute__((vector_size(32), aligned(16)));
+    typedef Ring Values __attribute__((vector_size(2 * per_block * sizeof(Ring)), aligned(4)));
+    typedef Ring Half __attribute__((vector_size(per_block * sizeof(Ring)), aligned(4)));
+
+    const size_t points = static_cast<size_t>(s.points);
     if (s.depth == 0) {
-        const Ring t = static_cast<Ring>(mask_of(nodes->lo));
+        leaf_inputs(nodes, 1, static_cast<size_t>(s.blocks), values);
+        hash_blocks(values, values, static_cast<size_t>(s.blocks));
+        const Ring t = static_cast<Ring>(mask_of((*nodes)[0]));
         for (size_t i = 0; i < static_cast<size_t>(s.k) * points; i++)
             e[i / points][i % points] = lane_of<Ring, Lane>(values, i) + (t & cw[i]);
         return;
     }
-    constexpr size_t per_block = sizeof(Block) / sizeof(Lane);  // all lanes of a block: one component
-    for (size_t j = 0; j < blocks; j++) {
-        const size_t c = j * per_block / points, p = j * per_block % points;
-        Ring final[per_block];
-        memcpy(final, cw + j * per_block, sizeof final);
-        for (size_t l = 0; l < leaves; l++) {
-            const Ring t = static_cast<Ring>(mask_of(nodes[l * gates].lo));
-            Lane v[per_block];
-            memcpy(v, values + l * blocks + j, sizeof v);
-            Ring *to = e[c] + l * points + p;
-            for (size_t i = 0; i < per_block; i++) to[i] = static_cast<Ring>(v[i]) + (t & final[i]);
-        }
+    // two blocks in a leaf; all lanes of a block belong to one component
+    hash_leaves(nodes, gates, leaves, values);
+    const Values final = *reinterpret_cast<const Values *>(cw);
+    Ring *to0 = e[0], *to1 = s.k == 2 ? e[1] : e[0] + per_block;
+    for (size_t l = 0; l < leaves; l++, to0 += points, to1 += points) {
+        const Values t = 0 - ((Values{} + static_cast<Ring>(nodes[l * gates][0])) & 1);
+        const Lanes v = reinterpret_cast<const Lanes *>(values)[l];
+        const Values share = __builtin_convertvector(v, Values) + (t & final);
+        *reinterpret_cast<Half *>(to0) = reinterpret_cast<const Half *>(&share)[0];
+        *reinterpret_cast<Half *>(to1) = reinterpret_cast<const Half *>(&share)[1];
     }
 }
 
@@ -83,6 +88,19 @@ void reverse_twice(const Ring *table, size_t tables, size_t size, Ring *out) {
             out[2 * t * size + u] = table[t * size + ((size - u) & (size - 1))];
 }
 
+// Unpacks the final correction word of a key; tail is scratch of the key's size and 16 bytes more.
+template <class Ring>
+void read_final(const DpfShape &s, const uint8_t *packed, uint8_t *tail, Ring *final) {
+    const size_t lanes = static_cast<size_t>(s.k) * static_cast<size_t>(s.points);
+    if (static_cast<size_t>(s.w) == 8 * sizeof(Ring)) {
+        memcpy(final, packed, lanes * sizeof(Ring));
+        return;
+    }
+    memcpy(tail, packed, (lanes * static_cast<size_t>(s.w) + 7) / 8);
+    for (size_t i = 0; i < lanes; i++)
+        final[i] = static_cast<Ring>(get_bits(tail, i * static_cast<size_t>(s.w), s.w));
+}
+
 template <class Ring, class Lane>
 void table_gates(const TableGates &a) {
     const DpfShape &s = a.shape;
@@ -102,24 +120,21 @@ void table_gates(const TableGates &a) {
     Scratch<uint8_t> tail(s.key_bytes + 16);
 
     for (size_t first = 0; first < a.count; first += batch) {
-        const size_t gates = smaller(batch, a.count - first);
-        for (size_t g = 0; g < gates; g++) {
+        const size_t present = smaller(batch, a.count - first), gates = (present + 1) / 2 * 2;
+        for (size_t g = 0; g < present; g++) {
             crown[g] = root_node(a.seeds + 16 * (first + g), a.party);
             const uint8_t *key = a.keys + (first + g) * s.key_bytes;
             const size_t tree_bytes = 16 * static_cast<size_t>(s.depth);
             for (int i = 0; i < s.depth; i++)
                 cw[static_cast<size_t>(i) * gates + g] = load_block(key + 16 * i);
-            memcpy(tail.get(), key + tree_bytes, s.key_bytes - tree_bytes);
-            for (size_t i = 0; i < lanes; i++)
-                final[g * lanes + i] = static_cast<Ring>(
-                    get_bits(tail.get(), i * static_cast<size_t>(s.w), s.w));
+            read_final(s, key + tree_bytes, tail.get(), final.get() + g * lanes);
         }
         memset(sums.get(), 0, sizeof(Ring) * batch * a.tables * 3);
         expand(gates, top, cw.get(), crown.get(), h.get());
         for (size_t part = 0; part < size_t{1} << top; part++) {
             memcpy(nodes.get(), crown.get() + part * gates, gates * sizeof(Block));
             expand(gates, levels, cw.get() + static_cast<size_t>(top) * gates, nodes.get(), h.get());
-            for (size_t g = 0; g < gates; g++) {
+            for (size_t g = 0; g < present; g++) {
                 leaf_shares<Ring, Lane>(s, leaves, nodes.get() + g, gates, final.get() + g * lanes,
                                         values.get(), e);
                 const size_t at = ((0 - a.index[first + g]) & (size - 1)) + part * points;
@@ -130,7 +145,7 @@ void table_gates(const TableGates &a) {
             }
         }
         // y = ±(sum_j e0_j·t0 + low·sum_j e0_j·t1 - sum_j e1_j·t1), minus for party 1
-        for (size_t g = 0; g < gates; g++)
+        for (size_t g = 0; g < present; g++)
             for (size_t t = 0; t < a.tables; t++) {
                 const Ring *sum = sums.get() + 3 * (g * a.tables + t);
                 const Ring low = a.t1 ? static_cast<const Ring *>(a.low)[first + g] : 0;

@@ -12,7 +12,7 @@ inline Block correction_word(Block st0, Block st1, Block h0, Block h1, uint64_t 
 
 // child_x = H(st) ^ x·st ^ t·CW_i
 inline Block child(Block st, Block h, Block cw, uint64_t bit) {
-    return h ^ (st & mask_of(bit)) ^ (cw & mask_of(st.lo));
+    return h ^ (st & mask_of(bit)) ^ (cw & control_mask(st));
 }
 
 // (-1)^t·x
