@@ -30,10 +30,11 @@ def calibrate(module: Module, ops: Registry, samples: Iterable[Mapping[str, Arra
         before = ranges.get(node.out, (low, high))
         ranges[node.out] = (min(low, before[0]), max(high, before[1]))
 
-    routes = [s.route for s in module.main.segments if s.route is not None]
+    routes: list[int | None] = [s.route for s in module.main.segments if s.route is not None]
+    routes = routes or [None]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for sample in samples:
-            for route in routes or [None]:
+            for route in routes:
                 evaluate(module, sample, ops, route=route, observe=observe)
 
     def ranged(node: Node) -> Node:

@@ -119,9 +119,7 @@ def _disclosures(module: Module) -> Iterator[Disclosure]:
     for name in dict.fromkeys(str(n.attrs["name"]) for n in online.nodes() if n.op == "output"):
         yield Disclosure(f"the output '{name}'", "the client", "it is what the program computes")
     for name in (str(n.attrs["name"]) for n in online.nodes() if n.op == "input"):
-        yield Disclosure(
-            f"the mask of the input '{name}'", "the client", "the input is its own"
-        )
+        yield Disclosure(f"the mask of the input '{name}'", "the client", "the input is its own")
     opened = sum(op in ("open", "input") for op in ops)
     yield Disclosure(
         f"{opened} masked tensors, each uniformly distributed",

@@ -131,7 +131,7 @@ class Cost:
         return cost.compute_s + self.network.seconds(max(cost.online_bytes), cost.rounds)
 
 
-def estimate_cost(program: Program, network: Network, machine: Machine = Machine()) -> Cost:  # noqa: B008
+def estimate_cost(program: Program, network: Network, machine: Machine = Machine()) -> Cost:
     """Return the exact bytes and rounds of `program`, by layer, and its projected time."""
     types = {phase: program.types(phase) for phase in program.functions}
     segments = tuple(

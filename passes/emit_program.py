@@ -65,9 +65,7 @@ class _Emitter:
         layer = Layer(node.loc.module, node.loc.op, place)
         number = self.layers.setdefault(layer, len(self.layers))
         buffer = self.buffers.of.get((phase, node.out), -1)
-        return Instruction(
-            node.op, node.out, node.inputs, node.attrs, node.type, number, buffer
-        )
+        return Instruction(node.op, node.out, node.inputs, node.attrs, node.type, number, buffer)
 
     def constants(self) -> Mapping[str, Constant]:
         found = {}
@@ -79,7 +77,9 @@ class _Emitter:
         return MappingProxyType(found)
 
 
-def interface_of(fixed: Module, calibrated: Mapping[str, tuple[float, float]], margin: float) -> Interface:
+def interface_of(
+    fixed: Module, calibrated: Mapping[str, tuple[float, float]], margin: float
+) -> Interface:
     """Return the encodings of inputs and outputs of a fixed-level module with planned rings.
 
     `calibrated` gives the range of each input; the program takes values within `margin` times it.

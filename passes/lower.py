@@ -24,7 +24,7 @@ PHASES = ("dealer", "prepare", "online")
 
 
 class LoweringProtocol(TypingProtocol):
-    """How one target lowers the nodes of the fixed level. `name` is its name on the command line."""
+    """How one target lowers fixed-level nodes. `name` is its name on the command line."""
 
     name: str
 

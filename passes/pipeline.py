@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -40,7 +40,7 @@ class Options:
 
     target: str
     network: Network
-    formats: Formats = Formats()
+    formats: Formats = field(default_factory=Formats)
     max_width: int = DEFAULT_MAX_WIDTH
     cost_weight: float = 0.0
 
@@ -75,7 +75,7 @@ def run_pipeline(graph: Module, samples: Samples, ops: Registry, options: Option
 
 
 def with_route_costs(graph: Module, cost: Cost, options: Options) -> Module:
-    """Return `graph` with cost_weight * (model's time / slowest model's time) in its routing rule."""
+    """Return `graph` with cost_weight * (model's time / slowest time) in its routing rule."""
     old = graph.consts[ROUTE_COSTS]
     branches = sorted((s for s in cost.segments if s.route is not None), key=lambda s: s.route or 0)
     seconds = np.array([cost.seconds(s.total) for s in branches])

@@ -53,7 +53,7 @@ class Formats:
 Range = tuple[float, float]
 
 
-def quantise(module: Module, ops: Registry, formats: Formats = Formats()) -> Module:  # noqa: B008
+def quantise(module: Module, ops: Registry, formats: Formats = Formats()) -> Module:
     """Return the fixed-level form of a calibrated graph-level module of primitives.
 
     Raises CompileError at a value without a calibrated range.
@@ -162,7 +162,7 @@ class _Quantiser:
     # -- ranges
 
     def range_of(self, node: Node) -> Range:
-        """Return the range to provide for: a sound one if there is one, else calibrated + margin."""
+        """Return the range to provide for: a sound one if known, else calibrated + margin."""
         if node.out in self.sound:
             return self.sound[node.out]
         type_ = node.type

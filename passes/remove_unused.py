@@ -1,4 +1,4 @@
-"""Pass `remove_unused`: drop lowered instructions that nothing depends on, in all three functions."""
+"""Pass `remove_unused`: drop instructions that nothing depends on, in all three functions."""
 
 from __future__ import annotations
 
@@ -50,5 +50,3 @@ def remove_unused(module: Module) -> Module:
 
 def _scopes(phase: str) -> tuple[str, ...]:
     return ("prepare", "online") if phase == "online" else (phase,)
-
-

@@ -45,4 +45,3 @@ def _placed(node: Node, depth: dict[str, int], start: int) -> tuple[int, Node]:
     if node.out:
         depth[node.out] = level
     return level, node
-

@@ -52,7 +52,7 @@ def check(
     consts: Mapping[str, RingType],
     routes: Sequence[int | None],
 ) -> None:
-    """Check the segments of the three functions. `declared` is each value's type, by phase and name.
+    """Check the three functions. `declared` is each value's type, by phase and name.
 
     Raises CheckError at the first instruction that breaks a rule.
     """
@@ -100,6 +100,8 @@ class _Checker:
             self.one_opening(ins.inputs[-1], ins.out)
         if "slot" in ins.attrs:
             self.take_slot(ins, types, type_)
+        if ins.op in ("input", "plain_input") and self.segment != 0:
+            self.fail("inputs belong in the first segment")
         if ins.op in ("route", "plain_route"):
             self.route_at.append((self.segment, self.index))
         if ins.op.startswith("plain_"):

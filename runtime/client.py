@@ -44,7 +44,7 @@ def share_weights(program: Program) -> Shares:
 
 
 def check_shares(program: Program, shares: Mapping[str, Array]) -> dict[str, Ring]:
-    """Return weight shares as arrays of the program's rings. Raises ProgramError if they do not fit."""
+    """Return weight shares in the program's rings. Raises ProgramError if they do not fit."""
     found = {}
     for name in program.weights():
         type_ = program.constants[name].type
@@ -107,7 +107,7 @@ def check_input(tensor: Tensor, array: Array) -> Array:
     if array.size and (low < tensor.low or high > tensor.high):
         raise InputError(
             f"input '{name}' has values from {low:g} to {high:g}; the program was calibrated for "
-            f"{tensor.low:g} to {tensor.high:g}. Compile it with calibration inputs that cover them."
+            f"{tensor.low:g} to {tensor.high:g}. Calibrate it with inputs that cover them."
         )
     return array
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from srcompile.runtime.channels.tcp import TcpChannel, connect, listen
 from srcompile.runtime.client import Array, Shares, receive_outputs, send_inputs, share_weights
-from srcompile.runtime.errors import ProtocolError, RuntimeFault
+from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
@@ -83,7 +83,7 @@ class LocalCluster:
         """Run one inference; `inputs` are floats by name, as `client.split_batch` gives them."""
         try:
             return self._infer(inputs)
-        except RuntimeFault as error:
+        except RunError as error:
             self._fail(error)
             raise
 

@@ -85,7 +85,7 @@ class Engine:
         arena: Arena,
     ) -> None:
         """Run one instruction that is no message, and note its result in `env`."""
-        args = [env[n] if n in env else self._public.get(n) for n in instruction.inputs]
+        args: list[Any] = [env[n] if n in env else self._public.get(n) for n in instruction.inputs]
         op = instruction.op
         if op in COMPUTED:
             value: Value = COMPUTED[op](args, instruction.attrs, arena.array(instruction))
@@ -141,9 +141,7 @@ class Engine:
 
     def _nonneg(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
         x, key, m = args
-        return gates.nonneg(
-            self.kernels, self._index(), x, types[0].width, _type(i).width, key, m
-        )
+        return gates.nonneg(self.kernels, self._index(), x, types[0].width, _type(i).width, key, m)
 
     def _relu(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
         x, key, m, mr, r = args

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 
-class RuntimeFault(Exception):
+class RunError(Exception):
     """Base of all errors that the runtime raises on purpose; command lines exit with code 2."""
 
 
-class ProgramError(RuntimeFault):
+class ProgramError(RunError):
     """A program file that is damaged, of another version, or breaks a rule."""
 
 
-class InputError(RuntimeFault):
+class InputError(RunError):
     """An input that is missing, of another shape or type, not finite, or out of range."""
 
 
-class ProtocolError(RuntimeFault):
+class ProtocolError(RunError):
     """A peer that is gone or does not keep to the protocol; names peer, round and instruction."""

@@ -1,6 +1,6 @@
 """The gates: what a party computes from a masked wire and its key, without any message.
 
-Notation: v-bit wire x^ = x + r mod 2^v, result in Z_(2^w), party p. h = msb x^ is public, m = msb r.
+Notation: v-bit wire x^ = x + r mod 2^v, result in Z_(2^w), party p; h = msb x^, public; m = msb r.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ class Key:
 
 
 def table_keys(
-    kernels: Kernels, r: Ring, index_bits: int, low_bits: int, width: int, roots: tuple[Bytes, Bytes]
+    kernels: Kernels,
+    r: Ring,
+    index_bits: int,
+    low_bits: int,
+    width: int,
+    roots: tuple[Bytes, Bytes],
 ) -> Bytes:
     """Return the correction words of DPF keys with payload (1, r mod 2^s) at point r >> s."""
     r = canonical(r.reshape(-1).astype(np.uint64), index_bits + low_bits)
@@ -140,7 +145,7 @@ def relu(
     if width > in_width:
         wrap = fields[:, 2].astype(m.dtype) << m.dtype.type(in_width)
         y += np.where(h, m.dtype.type(0), wrap)
-    return y.reshape(x.shape)
+    return np.asarray(y).reshape(x.shape)
 
 
 def signed(x: Ring, width: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The instructions of a party's machine: operands, types, and what each sends. Compiler and engine
 share this file; a program that breaks a rule here is neither written nor run.
 
-Notation: `x` is a value, `r` its mask, `x^ = x + r mod 2^w` the masked wire, `[x]` an additive share.
+Notation: `x` is a value, `r` its mask, `x^ = x + r mod 2^w` the masked wire, `[x]` a share.
 A value in Z_(2^w) has one of these kinds:
 
     share    [x]: each party holds one addend
@@ -152,7 +152,7 @@ _LOCAL = ("share", "mask", "masked", "public", "clear")
 
 
 def _unary_kind(kind: str) -> str:
-    """A linear image of a mask is a share like any other: only `mask` itself may be opened under."""
+    """A linear image of a mask is a share like any other: only a `mask` may be opened under."""
     _need(kind in _LOCAL, f"a {kind} cannot be computed with")
     return "share" if kind == "mask" else kind
 
@@ -378,7 +378,7 @@ def _widen(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
 
 
 def table_key_type(shape: Shape, attrs: Attrs) -> RingType:
-    """Return the type of the keys of a table gate; with `low_bits` the payload is (1, r mod 2^s)."""
+    """Return the type of a table gate's keys; with `low_bits` the payload is (1, r mod 2^s)."""
     index_bits = int_attr(attrs, "index_bits", 1, MAX_INDEX_BITS)
     words = 2 if int_attr(attrs, "low_bits", 0, 48) else 1
     width = int_attr(attrs, "width", 1, MAX_WIDTH)

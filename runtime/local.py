@@ -1,4 +1,4 @@
-"""Everything in one process: dealer, two parties on threads, and the client. For tests and tries."""
+"""Everything in one process: dealer, parties on threads, client. For tests and tries."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from srcompile.runtime.channels.tcp import accept, connect
 from srcompile.runtime.dealer import Dealer
-from srcompile.runtime.errors import ProtocolError, RuntimeFault
+from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.material import material_bytes
 from srcompile.runtime.party import Inference, Party, Prepared
@@ -85,7 +85,7 @@ def run_dealer(config: Config, program: Program) -> None:
 
 
 class PartyNode:
-    """A party as a process: the peer, the dealer and the client at the other ends of its channels."""
+    """A party as a process, with channels to its peer, the dealer and the client."""
 
     def __init__(self, config: Config, program: Program, index: int) -> None:
         self.program, self.index = program, index
@@ -171,7 +171,7 @@ def main() -> None:
             run_dealer(config, program)
         else:
             PartyNode(config, program, int(config.role[-1])).serve()
-    except RuntimeFault as error:
+    except RunError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -180,4 +180,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,7 +180,7 @@ def _json_text(program: Program) -> str:
 
 
 def dumps(program: Program, *, weights: bool = True) -> bytes:
-    """Return the bytes of a `.srp` file, the same for the same program; without weights if asked."""
+    """Return the bytes of a `.srp` file, the same for the same program."""
     program = program if weights else program.without_weights()
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -222,7 +223,7 @@ def loads(content: bytes) -> Program:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _read(archive)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise ProgramError(f"this is not a .srp file, or it is damaged ({error})") from None
 
 
@@ -264,7 +265,9 @@ def _program(fields: dict[str, Any], archive: zipfile.ZipFile, names: set[str]) 
         phase: tuple(tuple(map(_instruction, body)) for body in fields["functions"][phase])
         for phase in PHASES
     }
-    segments = tuple(SegmentInfo(_text(n), r if r is None else int(r)) for n, r in fields["segments"])
+    segments = tuple(
+        SegmentInfo(_text(n), r if r is None else int(r)) for n, r in fields["segments"]
+    )
     layers = tuple(Layer(*map(_text, layer)) for layer in fields["layers"])
     counts = {len(body) for body in functions.values()}
     if counts != {len(segments)}:
@@ -285,7 +288,7 @@ def _array(archive: zipfile.ZipFile, file: str, type_: RingType) -> Array:
     dtype = ring_dtype(type_.width)
     if archive.getinfo(file).file_size > type_.size * dtype.itemsize + 4096:
         raise ProgramError(f"{file} is larger than {type_}")
-    array = np.load(io.BytesIO(archive.read(file)), allow_pickle=False)
+    array: Array = np.load(io.BytesIO(archive.read(file)), allow_pickle=False)
     if array.dtype != dtype or array.shape != type_.shape:
         raise ProgramError(f"{file} holds {array.dtype}{array.shape}, not {type_}")
     if type_.width < 8 * dtype.itemsize and array.size and int(array.max()) >> type_.width:

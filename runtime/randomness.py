@@ -1,4 +1,4 @@
-"""Where a role's shared randomness comes from: an AES-CTR PRG under a seed it shares with the dealer.
+"""Where shared randomness comes from: an AES-CTR PRG under a seed shared with the dealer.
 
 Every draw names its block and slot. A block is dealt once and a slot stands in one instruction, so
 no part of a stream is used twice.

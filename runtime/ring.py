@@ -23,7 +23,7 @@ def canonical(x: Ring, width: int) -> Ring:
     """Return x mod 2^width with the bits above zero."""
     if width == 8 * x.dtype.itemsize:
         return x
-    return np.bitwise_and(x, x.dtype.type((1 << width) - 1))
+    return np.asarray(np.bitwise_and(x, x.dtype.type((1 << width) - 1)))
 
 
 def as_width(x: Ring, width: int) -> Ring:
@@ -57,6 +57,12 @@ def _pad(x: Ring, attrs: Attrs, out: Ring) -> Ring:
     return out
 
 
+def _axis(attrs: Attrs) -> int:
+    axis = attrs["axis"]
+    assert isinstance(axis, int)
+    return axis
+
+
 def _sum(x: Ring, attrs: Attrs, out: Ring) -> Ring:
     axes, keep = attrs["axes"], bool(attrs["keepdims"])
     assert isinstance(axes, tuple)
@@ -72,7 +78,7 @@ COMPUTED: Mapping[str, Local] = {
     "mul": lambda a, attrs, out: np.multiply(a[0], a[1], out=out),
     "scale": lambda a, attrs, out: np.multiply(a[0], number(attrs["by"], a[0].dtype), out=out),
     "sum": lambda a, attrs, out: _sum(a[0], attrs, out),
-    "concat": lambda a, attrs, out: np.concatenate(a, axis=attrs["axis"], out=out),  # type: ignore[call-overload]
+    "concat": lambda a, attrs, out: np.concatenate(a, axis=_axis(attrs), out=out),
     "pad": lambda a, attrs, out: _pad(a[0], attrs, out),
 }
 """Instructions that write their result into an array they are given."""

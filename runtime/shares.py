@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,12 @@ from srcompile.runtime.ring import Ring
 HEADER = "header"
 
 
-def write_shares(path: str | Path, program: Program, party: int, shares: Mapping[str, Ring]) -> None:
+def write_shares(
+    path: str | Path, program: Program, party: int, shares: Mapping[str, Ring]
+) -> None:
     """Write one party's shares of the program's weights, readable by the owner only (0600)."""
     names = program.weights()
-    arrays = {str(number): shares[name] for number, name in enumerate(names)}
+    arrays: dict[str, Any] = {str(number): shares[name] for number, name in enumerate(names)}
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(file.fileno(), 0o600)
@@ -29,13 +32,11 @@ def write_shares(path: str | Path, program: Program, party: int, shares: Mapping
 
 
 def read_shares(path: str | Path, program: Program, party: int) -> dict[str, Ring]:
-    """Return one party's weight shares. Raises ProgramError, naming the file, if they do not fit."""
+    """Return one party's weight shares. Raises ProgramError, naming the file, unless they fit."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             header = archive[HEADER].tobytes().decode("ascii", "replace")
-            arrays = {
-                name: archive[str(number)] for number, name in enumerate(program.weights())
-            }
+            arrays = {name: archive[str(number)] for number, name in enumerate(program.weights())}
     except OSError as error:
         raise ProgramError(f"{path}: {error.strerror or error}") from None
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -15,7 +15,8 @@ from srcompile.ir.graph import Array, Module
 from srcompile.ir.printer import print_module
 from srcompile.ops import registry
 from srcompile.passes.check_leakage import Disclosure
-from srcompile.passes.cost import Cost, network as network_named
+from srcompile.passes.cost import Cost
+from srcompile.passes.cost import network as network_named
 from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
 from srcompile.passes.plan_rings import DEFAULT_MAX_WIDTH
 from srcompile.passes.quantise import Formats

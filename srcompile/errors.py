@@ -37,18 +37,22 @@ class CompileError(UserError):
 
 
 class TextError(UserError):
-    """IR text that cannot be parsed or does not verify; the message shows line, column and caret."""
+    """IR text that cannot be parsed or does not verify; the message shows the place.
+
+    Line 0 stands for the text as a whole.
+    """
 
     def __init__(self, message: str, text: str, line: int, column: int) -> None:
-        lines = text.splitlines()
-        shown = lines[line - 1] if 0 < line <= len(lines) else ""
+        lines = text.split("\n")
+        shown = lines[line - 1].rstrip("\r") if 0 < line <= len(lines) else ""
         caret = " " * (column - 1) + "^"
-        super().__init__(f"line {line}, column {column}: {message}\n  {shown}\n  {caret}")
+        place = f"line {line}, column {column}: "
+        super().__init__(f"{place}{message}\n  {shown}\n  {caret}" if line else message)
         self.line, self.column = line, column
 
 
 class VerifyError(CompileError):
-    """A program that breaks a rule of the IR; `pos` is its place in the text, if it came from text."""
+    """A program that breaks a rule of the IR; `pos` is its place if it came from text."""
 
     def __init__(self, message: str, loc: Loc | None = None, pos: tuple[int, int] = (0, 0)) -> None:
         super().__init__(message, loc)

@@ -9,6 +9,4 @@ from srcompile.passes.lower import LoweringProtocol
 from srcompile.passes.protocols.masked2pc import Masked2PC
 from srcompile.passes.protocols.plain import Plain
 
-PROTOCOLS: Mapping[str, LoweringProtocol] = MappingProxyType(
-    {"2pc": Masked2PC(), "plain": Plain()}
-)
+PROTOCOLS: Mapping[str, LoweringProtocol] = MappingProxyType({"2pc": Masked2PC(), "plain": Plain()})

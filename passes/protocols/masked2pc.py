@@ -89,9 +89,7 @@ def _online(b: ProgramBuilder, op: str, inputs: Sequence[str], attrs: Mapping[st
     return b.emit("online", op, inputs, attrs, name)
 
 
-def _mapped(
-    b: ProgramBuilder, x: Masked, op: str, attrs: Mapping[str, Attr], name: str
-) -> Masked:
+def _mapped(b: ProgramBuilder, x: Masked, op: str, attrs: Mapping[str, Attr], name: str) -> Masked:
     """Return the image of a masked wire under a linear map: the same map on x^, r and [r]."""
     return Masked(
         _online(b, op, [x.hat], attrs, f"{name}^"),

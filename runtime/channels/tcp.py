@@ -194,7 +194,9 @@ def _admit(channel: TcpChannel, roles: set[str], token: bytes, digest: str) -> s
 
 
 def _proof(token: bytes, side: str, role: str, first: str, second: str, digest: str) -> str:
-    return hmac.new(token, "|".join((side, role, first, second, digest)).encode(), "sha256").hexdigest()
+    return hmac.new(
+        token, "|".join((side, role, first, second, digest)).encode(), "sha256"
+    ).hexdigest()
 
 
 def _check(answer: Mapping[str, Any], proof: str, peer: str) -> None:

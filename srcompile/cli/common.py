@@ -15,7 +15,7 @@ import numpy as np
 
 from srcompile.errors import UserError
 from srcompile.runtime.client import Array
-from srcompile.runtime.errors import InputError, RuntimeFault
+from srcompile.runtime.errors import InputError, RunError
 from srcompile.runtime.program import Program
 
 P = ParamSpec("P")
@@ -28,7 +28,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (UserError, RuntimeFault) as error:
+        except (UserError, RunError) as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
         except ValueError as error:

@@ -27,8 +27,12 @@ def main() -> None:
 
 @main.command()
 @click.argument("program_file", metavar="FILE.srp")
-@click.option("--input", "input_file", required=True, metavar="INPUT.npz", help="One array per input.")
-@click.option("--weights", nargs=2, metavar="P0 P1", help="Both parties' weight shares, if left out.")
+@click.option(
+    "--input", "input_file", required=True, metavar="INPUT.npz", help="One array per input."
+)
+@click.option(
+    "--weights", nargs=2, metavar="P0 P1", help="Both parties' weight shares, if left out."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @reports_errors
 def local(
@@ -46,9 +50,10 @@ def local(
     )
     console = Console(stderr=True)
     results: list[ClusterResult] = []
-    with LocalCluster(program, shares) as cluster, Progress(
-        console=console, transient=True, disable=as_json or len(batch) == 1
-    ) as progress:
+    with (
+        LocalCluster(program, shares) as cluster,
+        Progress(console=console, transient=True, disable=as_json or len(batch) == 1) as progress,
+    ):
         for inputs in progress.track(batch, description="inferences"):
             results.append(cluster.infer(inputs))
         setup = {"bytes": list(cluster.setup_bytes), "seconds": cluster.setup_s}

@@ -1,8 +1,8 @@
 """The graph: modules of functions of segments of nodes, all frozen.
 
 A node's operands are names: `%x` is a value made by an earlier node, `@w` a constant of the module.
-A function has one segment, or, for a routed pool, a first one that always runs and then one for each
-model, of which the one the route names runs. A later segment sees the values of the first.
+A function has one segment, or, for a routed pool, a first one that always runs and then one for
+each model, of which the one the route names runs. A later segment sees the values of the first.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from srcompile.errors import Loc
 from srcompile.ir.types import Type
 
 Attr = int | float | bool | str | tuple[int, ...]
-Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+Array = NDArray[Any]  # floats on the graph level, integers below
 NO_ATTRS: Mapping[str, Attr] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: `%out = op(inputs) {attrs} : type at loc`. `out` is "" if it makes no value."""
+    """One operation: `%out = op(inputs) {attrs} : type at loc`. `out` may be "": no value."""
 
     op: str
     out: str

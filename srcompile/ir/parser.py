@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 from lark import Lark, Token, Tree, UnexpectedInput
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedToken
@@ -43,7 +42,7 @@ def _syntax_error(error: UnexpectedInput, text: str) -> TextError:
         return TextError("the text ends too early", text, line, 1)
     found = "this character"
     if isinstance(error, UnexpectedToken):
-        found = "the end of the line" if error.token.type == "_NL" else f"'{error.token}'"
+        found = _ENDS.get(error.token.type, f"'{error.token}'")
     expected = set()
     if isinstance(error, (UnexpectedToken, UnexpectedCharacters)):
         expected = error.accepts if isinstance(error, UnexpectedToken) else error.allowed
@@ -52,11 +51,13 @@ def _syntax_error(error: UnexpectedInput, text: str) -> TextError:
     return TextError(f"{found} does not fit here; expected {', '.join(names)}", text, line, column)
 
 
+_ENDS = {"_NL": "the end of the line", "$END": "the end of the text"}
 _READABLE = {
     "_NL": "end of line", "LPAR": "'('", "RPAR": "')'", "LBRACE": "'{'", "RBRACE": "'}'",
     "LSQB": "'['", "RSQB": "']'", "COMMA": "','", "COLON": "':'", "EQUAL": "'='", "LESSTHAN": "'<'",
-    "MORETHAN": "'>'", "LOCAL": "a %value", "GLOBAL": "an @name", "NAME": "a word", "INT": "an integer",
-    "STRING": "a string",
+    "MORETHAN": "'>'", "LOCAL": "a %value", "GLOBAL": "an @name", "NAME": "a word",
+    "INT": "an integer", "STRING": "a string", "FLOAT": "a number", "BOOL": "true or false",
+    "VISIBILITY": "'secret' or 'public'",
 }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ class _Reader:
                 raise self.error(name, f"constant {name} is declared twice")
             type_ = self.type(_trees(item)[0])
             consts[str(name)] = Const(type_, visibility == "secret", self.data.get(str(name)))
-        return Module(json.loads(level), tuple(functions), MappingProxyType(consts))
+        return Module(self.string(level), tuple(functions), MappingProxyType(consts))
 
     def function(self, tree: Tree[Token]) -> Function:
         name = str(_tokens(tree)[0])[1:]
@@ -95,7 +96,7 @@ class _Reader:
         return Function(name, tuple(map(self.segment, _named(tree, "segment"))), extends)
 
     def segment(self, tree: Tree[Token]) -> Segment:
-        name = json.loads(_tokens(tree)[0])
+        name = self.string(_tokens(tree)[0])
         route = [int(_tokens(t)[0]) for t in _named(tree, "when")]
         return Segment(
             name, tuple(map(self.node, _named(tree, "stmt"))), route[0] if route else None
@@ -132,7 +133,13 @@ class _Reader:
             return tuple(map(int, tokens))
         if tree.data == "number":
             return int(tokens[0]) if tokens[0].type == "INT" else float(tokens[0])
-        return tokens[0] == "true" if tree.data == "bool" else str(json.loads(tokens[0]))
+        return tokens[0] == "true" if tree.data == "bool" else self.string(tokens[0])
+
+    def string(self, token: Token) -> str:
+        try:
+            return str(json.loads(token))
+        except json.JSONDecodeError as error:
+            raise self.error(token, f"this string is not as in JSON: {error.msg}") from None
 
     def type(self, tree: Tree[Token]) -> Type:
         name, *dims = _tokens(tree)
@@ -152,9 +159,9 @@ class _Reader:
 
     def loc(self, tree: Tree[Token]) -> Loc:
         file, line = _tokens(tree)
-        module = "".join(json.loads(_tokens(t)[0]) for t in _named(tree, "inside"))
+        module = "".join(self.string(_tokens(t)[0]) for t in _named(tree, "inside"))
         op = "".join(str(_tokens(t)[0]) for t in _named(tree, "origin"))
-        return Loc(json.loads(file), int(line), module, op)
+        return Loc(self.string(file), int(line), module, op)
 
 
 def _trees(tree: Tree[Token]) -> list[Tree[Token]]:
@@ -166,4 +173,4 @@ def _tokens(tree: Tree[Token]) -> list[Token]:
 
 
 def _named(tree: Tree[Token], name: str) -> list[Tree[Token]]:
-    return [t for t in cast("list[Tree[Token]]", _trees(tree)) if t.data == name]
+    return [t for t in _trees(tree) if t.data == name]

@@ -1,6 +1,6 @@
 """The types of IR values, one family for each level.
 
-graph level    `f32[1,8] in (-1.0, 2.5)`   a float tensor, with its calibrated range once it is known
+graph level    `f32[1,8] in (-1.0, 2.5)`   a float tensor, with its calibrated range once known
 fixed level    `fix<14,8>[1,8]`            signed integers of 14 bits standing for x * 2^8
 lowered level  `share<26>[1,8]`            elements of Z_(2^26), see srcompile.runtime.isa.RingType
 """

@@ -37,7 +37,7 @@ class Emitter(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """A test case of an op: the shapes of its operands, attributes, and where values are drawn from.
+    """A test case of an op: the shapes of its operands, attributes, and the range of values.
 
     Operands named in `secret` (by position) are weights, not inputs.
     """
@@ -99,20 +99,23 @@ def axis_of(dim: int, rank: int) -> int:
 
 
 def ints(value: object) -> tuple[int, ...]:
-    """Return an attribute that is a list of integers."""
-    assert isinstance(value, tuple), value
+    """Return an attribute that is a list of integers. Raises ValueError if it is not."""
+    if not isinstance(value, tuple):
+        raise ValueError(f"{value!r} is not a list of integers")
     return value
 
 
 def integer(value: object) -> int:
-    """Return an attribute that is an integer."""
-    assert isinstance(value, int), value
+    """Return an attribute that is an integer. Raises ValueError if it is not."""
+    if not isinstance(value, int):
+        raise ValueError(f"{value!r} is not an integer")
     return value
 
 
 def real(value: object) -> float:
-    """Return an attribute that is a number."""
-    assert isinstance(value, (int, float)), value
+    """Return an attribute that is a number. Raises ValueError if it is not."""
+    if not isinstance(value, (int, float)):
+        raise ValueError(f"{value!r} is not a number")
     return value
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from srcompile.ir.graph import Array
 from srcompile.ir.types import Shape
-from srcompile.ops.base import Attrs, Case, Emitter, Op, integer, require
+from srcompile.ops.base import Attrs, Case, Emitter, Op, integer, real, require
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -24,7 +24,7 @@ class Function(Op):
 
     primitive = True
     domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
-    f: ClassVar[Callable[[Any], Array]]
+    f: ClassVar[Callable[..., Any]]
     low: ClassVar[float] = -6.0
     high: ClassVar[float] = 6.0
 
@@ -33,7 +33,7 @@ class Function(Op):
 
     def at(self, x: Array, attrs: Attrs) -> Array:
         """Return f(x) as float64, the argument clipped to the domain."""
-        return np.asarray(type(self).f(np.clip(x.astype(np.float64), *self.domain)))
+        return np.asarray(self.f(np.clip(x.astype(np.float64), *self.domain)))
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         return self.at(inputs[0], attrs).astype(inputs[0].dtype)
@@ -143,7 +143,7 @@ class Equals(Function):
     attrs = ("to",)
 
     def at(self, x: Array, attrs: Attrs) -> Array:
-        return (np.rint(x) == integer(attrs["to"])).astype(np.float64)
+        return np.asarray(np.rint(x) == integer(attrs["to"])).astype(np.float64)
 
     def cases(self) -> tuple[Case, ...]:
         return ()  # exact on whole numbers only: tested through argmax
@@ -207,7 +207,7 @@ class LeakyRelu(Op):
 
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
         # leaky(x) = slope * x + (1 - slope) * relu(x)
-        slope = float(attrs["slope"])  # type: ignore[arg-type]
+        slope = real(attrs["slope"])
         line = b.emit("scale", inputs, {"by": slope})
         bend = b.emit("scale", [b.emit("relu", inputs)], {"by": 1.0 - slope})
         return b.emit("add", [line, bend])
@@ -232,11 +232,11 @@ class Clamp(Op):
         return shapes[0]
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
-        return np.clip(inputs[0], attrs["low"], attrs["high"])  # type: ignore[call-overload, no-any-return]
+        return np.clip(inputs[0], real(attrs["low"]), real(attrs["high"]))
 
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
         # clamp(x) = low + relu(x - low) - relu(x - high)
-        low, high = float(attrs["low"]), float(attrs["high"])  # type: ignore[arg-type]
+        low, high = real(attrs["low"]), real(attrs["high"])
         x, out = inputs[0], inputs[0]
         if low > -math.inf:
             above = b.emit("relu", [b.emit("offset", [x], {"by": -low})])

@@ -136,6 +136,7 @@ class Scale(_Linear):
     attrs = ("by",)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
+        real(attrs["by"])
         return shapes[0]
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
@@ -160,6 +161,7 @@ class Offset(_Linear):
     attrs = ("by",)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
+        real(attrs["by"])
         return shapes[0]
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
@@ -177,6 +179,7 @@ class Div(Op):
     attrs = ("by",)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
+        real(attrs["by"])
         return shapes[0]
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:

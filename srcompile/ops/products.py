@@ -274,7 +274,11 @@ class Conv2d(_Product):
         shape = b.type(x).shape
         if len(shape) == 3:
             x = b.emit("reshape", [x], {"shape": (1, *shape)})
-        attrs = {"stride": pair(stride), "dilation": pair(dilation), "groups": groups}
+        attrs: dict[str, Any] = {
+            "stride": pair(stride),
+            "dilation": pair(dilation),
+            "groups": groups,
+        }
         if padding == "same":
             x, padding = self._pad_same(b, x, w, attrs["dilation"], attrs["stride"])
         attrs["padding"] = pair(0 if padding == "valid" else padding)

@@ -71,7 +71,7 @@ class Shift(_Program):
 
 
 class Table(_Program):
-    """t0[i] + t1[i] * d for x = i * 2^low_bits + d; without low bits t0[x]. Tables cover signed i."""
+    """t0[i] + t1[i] * d for x = i * 2^low_bits + d, i signed; without low bits t0[x]."""
 
     name = "table"
     attrs = ("index_bits", "low_bits")

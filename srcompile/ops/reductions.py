@@ -119,7 +119,7 @@ class OneHotMax(Op):
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         best = np.argmax(inputs[0], axis=-1)[..., None]
-        return (np.arange(inputs[0].shape[-1]) == best).astype(inputs[0].dtype)
+        return np.asarray(np.arange(inputs[0].shape[-1]) == best).astype(inputs[0].dtype)
 
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
         x, size = inputs[0], b.type(inputs[0]).shape[-1]

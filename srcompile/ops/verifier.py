@@ -27,6 +27,8 @@ def verify(module: Module, ops: Registry) -> None:
         scope = dict(types)
         for node in segment.nodes:
             _verify_node(node, module, scope, ops)
+            if node.op == "input" and segment.route is not None:
+                raise VerifyError("inputs belong in the first segment", node.loc, node.pos)
             if node.out:
                 scope[node.out] = node.type  # type: ignore[assignment]
         if segment.route is None:

@@ -31,9 +31,7 @@ def time_text(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def print_report(
-    console: Console, title: str, cost: Cost, leakage: Sequence[Disclosure]
-) -> None:
+def print_report(console: Console, title: str, cost: Cost, leakage: Sequence[Disclosure]) -> None:
     """Print what a program costs, by layer, and what it discloses."""
     net = cost.network
     head = Text.assemble((title, "bold"), f"  target {cost.target}, network {net.name}")

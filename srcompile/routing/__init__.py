@@ -1,0 +1,1 @@
+"""Routers and the pools they choose from."""
