@@ -183,6 +183,16 @@ class ProgramBuilder:
         )
         return name
 
+    def zero(self, operand: str, width: int) -> str:
+        """Return a public constant of zeros, in the shape of a constant of the fixed level."""
+        shape = tuple(self.fixed.consts[operand].type.shape)
+        name = f"{operand}.zero"
+        while name in self._consts and self._consts[name].type != RingType("public", width, shape):
+            name = f"{operand}.zero.w{width}"
+        data = ring_data(np.zeros(shape, np.int64), width)
+        self._consts[name] = Const(RingType("public", width, shape), False, data)
+        return name
+
 
 def ring_data(data: Array | None, width: int) -> Array | None:
     """Return integers as elements of Z_(2^width), in the smallest dtype the runtime uses."""

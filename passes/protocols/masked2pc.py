@@ -173,27 +173,48 @@ def _input(node: Node, b: ProgramBuilder) -> Masked:
 
 def _linear(node: Node, b: ProgramBuilder) -> Value:
     attrs, width = _attrs(node), _ring(node)
-    operands = [_constant(b, i, width) if i.startswith("@") else _operand(b, i, width)
-                for i in node.inputs]  # fmt: skip
+    values = [_operand(b, i, width) for i in node.inputs if not i.startswith("@")]
     if node.op == "scale" and attrs["by"] == 1:
-        return operands[0]
-    masked = [v for v in operands if isinstance(v, Masked)]
-    if len(masked) < len(operands):
-        return Share(_online(b, node.op, [_unmasked(b, v) for v in operands], attrs, node.out))
-    hat = _online(b, node.op, [v.hat for v in masked], attrs, f"{node.out}^")
-    if node.op == "offset":  # a public summand moves x^ and leaves r
+        return values[0]
+    secret = any(b.is_secret(i) for i in node.inputs)
+    masked = [v for v in values if isinstance(v, Masked)]
+    left = iter(values)
+    if secret or len(masked) < len(values):
+        shares = [
+            _constant(b, i, width) if i.startswith("@") else _unmasked(b, next(left))
+            for i in node.inputs
+        ]
+        return Share(_online(b, node.op, shares, attrs, node.out))
+
+    def operands(part: Callable[[Masked], str], constant: Callable[[str], str]) -> list[str]:
+        wires = iter(masked)
+        return [constant(i) if i.startswith("@") else part(next(wires)) for i in node.inputs]
+
+    # a public summand moves x^ and leaves r
+    hat = _online(
+        b, node.op, operands(lambda v: v.hat, lambda i: b.const(i, width)), attrs, f"{node.out}^"
+    )
+    if node.op == "offset":
         return Masked(hat, masked[0].r, lambda: masked[0].r_share)
     return Masked(
         hat,
-        _deal(b, node.op, [v.r for v in masked], attrs, f"{node.out}.r"),
-        lambda: _prepare(b, node.op, [v.r_share for v in masked], attrs, f"{node.out}.r"),
-    )
+        _deal(b, node.op, operands(lambda v: v.r, lambda i: b.zero(i, width)), attrs,
+              f"{node.out}.r"),
+        lambda: _prepare(
+            b, node.op, operands(lambda v: v.r_share, lambda i: _zero_share(b, i, width)), attrs,
+            f"{node.out}.r",
+        ),
+    )  # fmt: skip
 
 
-def _constant(b: ProgramBuilder, name: str, width: int) -> Share:
+def _zero_share(b: ProgramBuilder, operand: str, width: int) -> str:
+    return _prepare(b, "lift", [b.zero(operand, width)], NO_ATTRS, operand)
+
+
+def _constant(b: ProgramBuilder, name: str, width: int) -> str:
     """A constant summand as a share: a weight is one already, of a public one P0 holds it all."""
     const = b.const(name, width)
-    return Share(_online(b, "weight_share" if b.is_secret(name) else "lift", [const], name=name))
+    return _online(b, "weight_share" if b.is_secret(name) else "lift", [const], name=name)
 
 
 # -- products -------------------------------------------------------------------------------------

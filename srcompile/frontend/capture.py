@@ -204,9 +204,8 @@ def _body(
     """Emit a module's nodes and return its outputs by name."""
     _input_names(module, len(operands))
     b.loc = _forward_loc(module, prefix)
-    with _in_evaluation(module):
-        trace = _trace(module, tuple(example_inputs), prefix)
-        result = translate(trace, b, weights, operands, prefix)
+    trace = _trace(module, tuple(example_inputs), prefix)
+    result = translate(trace, b, weights, operands, prefix)
     b.loc = replace(b.loc, module=prefix)  # what follows belongs to no layer
     outputs = dict(_named(result, ""))
     if not outputs:
@@ -224,11 +223,13 @@ def _body(
 def _trace(module: nn.Module, example_inputs: tuple[Tensor, ...], prefix: str) -> Trace:
     """Return the trace of torch.export, or else of torch.fx."""
     try:
-        return trace_by_export(module, example_inputs)
+        with _in_evaluation(module):
+            return trace_by_export(module, example_inputs)
     except TraceFailedError as error:
         exported = error
     try:
-        return trace_by_fx(module, example_inputs, rules())
+        with _in_evaluation(module):
+            return trace_by_fx(module, example_inputs, rules())
     except TraceFailedError as error:
         traced = error
     place = exported.place if exported.place.loc.file else traced.place

@@ -131,6 +131,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(printed):
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # torch's own
+            warnings.filterwarnings("ignore", ".*was assigned during export", UserWarning)
             yield
         sys.stderr.write(printed.getvalue())
     finally:

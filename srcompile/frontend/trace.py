@@ -6,6 +6,7 @@ torch_export and torch_fx make traces; translate turns a trace into nodes.
 from __future__ import annotations
 
 import re
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +70,15 @@ class TraceFailedError(Exception):
 
 
 _TORCH = str(Path(torch.__file__).parent)
+_PYTHON = sysconfig.get_path("stdlib")
 _FRONTEND = str(Path(__file__).parent)
 _FRAME = re.compile(r'\s*File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.*)')
 
 
 def is_users(file: str) -> bool:
-    """Return whether a source file is neither torch's, nor ours, nor generated code."""
-    return not file.startswith((_TORCH, _FRONTEND, "<"))
+    """Return whether a source file is neither torch's, Python's or ours, nor generated code."""
+    library = file.startswith(_PYTHON) and "site-packages" not in file
+    return not library and not file.startswith((_TORCH, _FRONTEND, "<"))
 
 
 def shown(file: str) -> str:

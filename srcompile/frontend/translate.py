@@ -119,7 +119,7 @@ class _Translator:
             raise CompileError(
                 f"{name} is not supported with the arguments ({_shown(args, kwargs)})",
                 self.b.loc,
-                "It takes the arguments that change its result only in their plain forms.",
+                hint_for(call.torch, rules()),
             )
         try:
             return rule(self.b, *args, **kwargs)

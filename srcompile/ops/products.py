@@ -105,7 +105,7 @@ class Pow(Op):
 
     def from_torch(self, b: Emitter, x: Any, exponent: Any) -> str:
         numbers = isinstance(x, str) and isinstance(exponent, (int, float))
-        require(numbers, b, "a power with a tensor as its exponent is not supported", "Use exp.")
+        require(numbers, b, "a power of a number or with a tensor as its exponent is not supported")
         if exponent in _ROOTS:
             return b.emit(_ROOTS[exponent], [x])
         whole = float(exponent).is_integer() and 1 <= exponent <= 8
