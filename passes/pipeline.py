@@ -22,7 +22,7 @@ from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
-from srcompile.passes.plan_rings import DEFAULT_MAX_WIDTH, plan_rings
+from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, quantise
 from srcompile.passes.remove_unused import remove_unused
@@ -41,7 +41,7 @@ class Options:
     target: str
     network: Network
     formats: Formats = field(default_factory=Formats)
-    max_width: int = DEFAULT_MAX_WIDTH
+    max_width: int | None = None
     cost_weight: float = 0.0
 
 
@@ -113,7 +113,7 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     for transform in after_expansion:
         module = checked(transform(module))
     fixed = checked(quantise(module, ops, options.formats))
-    fixed = checked(plan_rings(fixed, ops, options.max_width))
+    fixed = checked(plan_rings(fixed, ops, options.max_width, options.network))
     lowered = lower(fixed, PROTOCOLS[options.target])
     verify_lowered(lowered)
     lowered = remove_unused(lowered)

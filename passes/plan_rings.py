@@ -6,7 +6,8 @@ places are a minimum vertex cut, an opening weighing elements x ring width.
 
 Widths are demanded from behind: a result needs its own bits, a `shift` by s needs s bits more than
 its result, a product as many as its result; gates with tables and comparisons put their result
-into any ring at no cost. Where the demand passes `max_width`, the chain is cut by an `extend`.
+into any ring at no cost. Where the demand passes a limit, the chain is cut by an `extend`, which
+costs an opening and a round. The limit is chosen so that the program is fastest on its network.
 """
 
 from __future__ import annotations
@@ -21,18 +22,47 @@ import networkx as nx
 from srcompile.ir.graph import Attr, Module, Node, Segment
 from srcompile.ir.types import FixType
 from srcompile.ops import Registry
+from srcompile.passes.cost import NETWORKS, Network
+from srcompile.runtime.isa import packed_bytes
 
 PRODUCTS = frozenset({"mul", "matmul", "conv2d"})
 FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
 RESULTS = frozenset({"output", "route"})
-DEFAULT_MAX_WIDTH = 62
+WIDTHS = (62, 48, 40, 32)
 
 
-def plan_rings(module: Module, ops: Registry, max_width: int = DEFAULT_MAX_WIDTH) -> Module:
-    """Return a fixed-level module with `open` and `extend` nodes and a `ring` on every node."""
-    module, ring = _extended(module, ops, max_width)
-    opened = _openings(module, ops, ring)
-    return _with_openings(module, ops, ring, opened)
+def plan_rings(
+    module: Module,
+    ops: Registry,
+    max_width: int | None = None,
+    network: Network = NETWORKS["lan"],
+) -> Module:
+    """Return a fixed-level module with `open` and `extend` nodes and a `ring` on every node.
+
+    Without `max_width`, of the limits in WIDTHS the one whose plan sends fastest on `network`.
+    """
+    limits = WIDTHS if max_width is None else (max_width,)
+    plans = [_planned(module, ops, limit) for limit in limits]
+    return min(plans, key=lambda plan: _projected_seconds(plan, network))
+
+
+def _planned(module: Module, ops: Registry, max_width: int) -> Module:
+    module, ring = _extended(module, max_width)
+    return _with_openings(module, ops, ring, _openings(module, ops, ring))
+
+
+def _projected_seconds(module: Module, network: Network) -> float:
+    """Return the time that the messages of a plan take, all segments together."""
+    depth: dict[str, int] = {}
+    sent = rounds = 0
+    for node in module.main.nodes():
+        level = max((depth.get(i, 0) for i in node.inputs), default=0)
+        if node.op == "open" and isinstance(node.type, FixType):
+            level += 1
+            sent += packed_bytes(math.prod(node.type.shape), int(node.attrs["ring"]))  # type: ignore[arg-type]
+        depth[node.out] = level
+        rounds = max(rounds, level)
+    return network.seconds(sent, rounds)
 
 
 def is_local(node: Node, module: Module, ops: Registry) -> bool:
@@ -69,7 +99,7 @@ def _demand(node: Node, bits: int, own: int) -> int:
     return own + int(node.attrs["by"]) if node.op == "shift" else own  # type: ignore[arg-type]
 
 
-def _extended(module: Module, ops: Registry, max_width: int) -> tuple[Module, dict[str, int]]:
+def _extended(module: Module, max_width: int) -> tuple[Module, dict[str, int]]:
     """Insert an `extend` behind each shift whose operand would need more than `max_width` bits."""
     while True:
         ring = _rings(module)

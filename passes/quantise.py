@@ -238,6 +238,9 @@ class _Quantiser:
         return self.emit("input", [], frac, range_, node.attrs, node.out)
 
     def result(self, node: Node, inputs: list[str]) -> str:
+        if inputs[0].startswith("@"):
+            name = node.attrs.get("name", "route")
+            raise CompileError(f"the {node.op} '{name}' does not depend on any input", node.loc)
         out = Node(node.op, "", tuple(inputs), node.attrs, None, node.loc)
         self.nodes.append(out)
         return ""
@@ -291,6 +294,9 @@ class _Quantiser:
         spec = fit_table(
             lambda u: op.at(u, node.attrs), type_.bits, type_.frac, centre, window, frac, tolerance
         )
+        if spec.index_bits + spec.low_bits > type_.bits:
+            wider = (-(2.0 ** (type_.bits - 1 - type_.frac)), 2.0 ** (type_.bits - 1 - type_.frac))
+            x = self.emit("offset", [x], type_.frac, wider, {"by": 0})
         tables = [self.const(f"@{node.out[1:]}.t0", spec.t0, spec.frac, False)]
         if spec.t1 is not None:
             slopes = self.const(f"@{node.out[1:]}.t1", spec.t1, spec.frac - type_.frac, False)
@@ -304,6 +310,13 @@ class _Quantiser:
         if argument is None:
             raise CompileError(f"the argument of {node.op} has no calibrated range", node.loc)
         low, high = argument
+        if low < op.domain[0]:
+            raise CompileError(
+                f"{node.op} of values down to {low:g}, but it is only supported from "
+                f"{op.domain[0]:g} on",
+                node.loc,
+                "Check the calibration inputs, or shift or clamp the argument.",
+            )
         spread = max(high - low, 2.0**-8) * (self.formats.margin - 1) / 2
         if op.domain[0] > -math.inf:  # keep away from a pole: divide rather than subtract
             low, spread_low = max(low / self.formats.margin, op.domain[0]), 0.0

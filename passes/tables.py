@@ -7,6 +7,7 @@ take the cell above with d negative instead, so each line is fitted to cells i-1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,12 +43,16 @@ def fit_table(
     """Return the smallest table for `bits`-bit x whose error inside `window` is within `tolerance`.
 
     `frac` is the least number of fraction bits of the result. If no table is good enough the
-    largest one is returned; its `error` says how good it is.
+    largest one is returned; its `error` says how good it is. The table may be for one bit more than
+    `bits`: above the cell of the largest x there must be another, which is not that of the lowest.
     """
+    top = math.ceil((window[1] - centre) * 2.0**f) + 1
     low = max(MIN_INDEX_BITS, bits - 48)
     sizes = range(min(low, bits), min(MAX_INDEX_BITS, bits) + 1)
     for index_bits in sizes:
-        spec = _fit(function, bits, index_bits, f, centre, window, frac, tolerance)
+        cell = 1 << (bits - index_bits)
+        more = 1 if cell > 1 and top >= (1 << (bits - 1)) - cell else 0
+        spec = _fit(function, bits + more, index_bits + more, f, centre, window, frac, tolerance)
         if spec.error <= tolerance:
             return spec
     return spec
@@ -67,15 +72,13 @@ def _fit(
     cells = np.arange(1 << n, dtype=np.int64)
     start = np.where(cells < 1 << (n - 1), cells, cells - (1 << n)) << s  # (2^n,) x at d = 0
 
-    def at(x: Array) -> Array:
-        return function(np.clip(x / 2.0**f + centre, *window))
-
     if s == 0:
-        t0 = np.rint(at(start.astype(np.float64)) * 2.0**frac)
+        t0 = np.rint(function(np.clip(start / 2.0**f + centre, *window)) * 2.0**frac)
         return TableSpec(n, 0, t0.astype(np.int64), None, frac, 0.5 * 2.0**-frac)
     d = np.linspace(-1.0, 1.0, 2 * SAMPLES + 1) * 2.0**s  # offsets, two cells
     x = start[:, None] + d
-    y = at(x)  # (2^n, samples)
+    u = x / 2.0**f + centre
+    y = _straightened(function, u, window, 2.0**-f)  # (2^n, samples)
     slope = ((y - y.mean(1, keepdims=True)) * d).sum(1) / (d * d).sum()
     # the slope's own rounding may cost an eighth of the tolerance
     slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / max(tolerance, 1e-12)))) - f)
@@ -83,7 +86,20 @@ def _fit(
     t1 = np.rint(slope * 2.0**out)
     t0 = np.rint(y.mean(1) * 2.0**out)
     got = (t0[:, None] + t1[:, None] * d) / 2.0**out
-    u = x / 2.0**f + centre
     inside = (u >= window[0]) & (u <= window[1])
     error = float(np.abs(got - y)[inside].max(initial=0.0))
     return TableSpec(n, s, t0.astype(np.int64), t1.astype(np.int64), out, error)
+
+
+def _straightened(
+    function: Callable[[Array], Array], u: Array, window: tuple[float, float], step: float
+) -> Array:
+    """Return function(u) inside the window and its tangents outside.
+
+    The cells at the ends of the window reach out of it: a kink there would cost index bits.
+    """
+    inner = np.clip(u, *window)
+    ends = np.array([window[0], window[0] + step, window[1] - step, window[1]])
+    first, second, third, last = function(ends)
+    slope = np.where(u < window[0], second - first, last - third) / step
+    return np.asarray(function(inner) + slope * (u - inner))

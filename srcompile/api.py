@@ -18,7 +18,6 @@ from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
 from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
-from srcompile.passes.plan_rings import DEFAULT_MAX_WIDTH
 from srcompile.passes.quantise import Formats
 from srcompile.report.data import report_data
 from srcompile.routing.pool import Pool
@@ -27,7 +26,7 @@ from srcompile.runtime.program import Program, save
 if TYPE_CHECKING:
     from torch import nn
 
-LEVELS = ("graph", "lowered", "schedule", "dealer")
+LEVELS = ("graph", "fixed", "lowered", "schedule", "dealer")
 
 
 @dataclass(frozen=True)
@@ -61,19 +60,16 @@ class Compiled:
         return report_data(self.cost, self.leakage)
 
     def text(self, level: str) -> str:
-        """Return the program as text on one level: graph, lowered, schedule or dealer.
+        """Return the program as text on one level: graph, fixed, lowered, schedule or dealer.
 
         Raises UserError for another level.
         """
-        if level == "graph":
-            return print_module(self.stages.graph)
-        if level == "lowered":
-            return print_module(self.stages.fixed)
-        if level == "schedule":
-            return print_module(self.stages.schedule)
+        if level not in LEVELS:
+            raise UserError(f"there is no level '{level}': choose {', '.join(LEVELS)}")
         if level == "dealer":
             return print_module(self.stages.schedule, ("dealer",))
-        raise UserError(f"there is no level '{level}': choose {', '.join(LEVELS)}")
+        module: Module = getattr(self.stages, level)
+        return print_module(module)
 
     def save(self, path: str | Path, *, weights: bool = True) -> None:
         """Write a .srp file; with weights it is readable by its owner only."""
@@ -88,14 +84,16 @@ def compile(
     calibration_inputs: Sequence[Any] | None = None,
     network: str = "lan",
     formats: Formats | None = None,
-    max_width: int = DEFAULT_MAX_WIDTH,
+    max_width: int | None = None,
 ) -> Compiled:
     """Compile `model` for `target`.
 
     example_inputs: a tuple of tensors as forward() takes them; their shapes become the program's.
     calibration_inputs: many such tuples, typical inputs, from which value ranges are taken.
         Without them the example inputs are the only sample.
-    network: lan, wan, mobile or RATE_MBIT:RTT_MS, for projected times and a pool's routing rule.
+    network: lan, wan, mobile or RATE_MBIT:RTT_MS, for projected times, a pool's routing rule, and
+        the choice between wide rings and more rounds.
+    max_width: the widest ring, if it is not to be chosen.
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments.
     """
     options = Options(

@@ -20,7 +20,9 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
               "and write both parties' shares of them.")  # fmt: skip
 @click.option("--network", default="lan", show_default=True, metavar="lan|wan|mobile|RATE:RTT",
               help="Projected times are for this network; RATE in Mbit/s, RTT in ms.")  # fmt: skip
-@click.option("--emit", metavar="graph|lowered|schedule|dealer", help="Print the program as text.")
+@click.option(
+    "--emit", metavar="graph|fixed|lowered|schedule|dealer", help="Print the program as text."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--run", "run_file", is_flag=False, flag_value="", metavar="[INPUT.npz]",
               help="Run it in this process, on the example inputs or a file.")  # fmt: skip

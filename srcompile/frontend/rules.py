@@ -68,7 +68,9 @@ _CAST = """
     aten._to_copy.default aten.to.dtype aten.to.dtype_layout aten.to.device aten.to.other method.to
     method.type
 """
-_NOTHING = "aten._assert_tensor_metadata.default fx._symbolic_trace._assert_is_none torch._assert"
+_NOTHING = (
+    "aten._assert_tensor_metadata.default torch.fx._symbolic_trace._assert_is_none torch._assert"
+)
 _DROPOUT = """
     aten.dropout.default aten.feature_dropout.default torch.nn.functional.dropout torch.dropout
     torch.nn.functional.dropout1d torch.nn.functional.dropout2d torch.nn.functional.alpha_dropout

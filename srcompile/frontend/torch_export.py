@@ -24,6 +24,7 @@ from srcompile.frontend.trace import (
     Trace,
     TraceFailedError,
     first_line,
+    memory,
     place_of_call,
     place_of_error,
     with_source,
@@ -52,6 +53,11 @@ def _trace(program: torch.export.ExportedProgram) -> Trace:
     inputs: list[str] = []
     literals: dict[str, Any] = {}
     tensors: dict[str, tuple[str, Tensor]] = {}
+    held = {**program.state_dict, **program.constants}
+    first: dict[object, str] = {}  # torch names a tied tensor after the last of its paths
+    for path, tensor in held.items():
+        if isinstance(tensor, Tensor) and tensor.numel():
+            first.setdefault(memory(tensor), path)
     for spec in signature.input_specs:
         name = cast("Any", spec.arg).name
         if isinstance(spec.arg, ConstantArgument):
@@ -60,8 +66,8 @@ def _trace(program: torch.export.ExportedProgram) -> Trace:
             inputs.append(name)
         else:
             path = str(spec.target)
-            held = program.constants if path in program.constants else program.state_dict
-            tensors[name] = (path, cast("Tensor", held[path]))
+            found = cast("Tensor", held[path])
+            tensors[name] = (first.get(memory(found), path), found)
     calls: list[Call] = []
     place = Place(Loc())
     for node in program.graph.nodes:

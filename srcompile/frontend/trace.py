@@ -61,6 +61,11 @@ class Trace:
     result: Any
 
 
+def memory(tensor: Tensor) -> object:
+    """Return what two tensors have in common if they are the same view of the same memory."""
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr()
+
+
 class TraceFailedError(Exception):
     """Torch could not trace the module; `place` is the user's line that it was at, if known."""
 

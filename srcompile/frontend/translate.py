@@ -15,7 +15,7 @@ from torch import Tensor
 from srcompile.errors import CompileError, Loc
 from srcompile.frontend.hints import base_name, hint_for
 from srcompile.frontend.rules import as_float32, is_operand, number, rules, takes_indices
-from srcompile.frontend.trace import Call, Place, Ref, Trace, with_source
+from srcompile.frontend.trace import Call, Place, Ref, Trace, memory, with_source
 from srcompile.ops.builder import GraphBuilder
 
 
@@ -29,7 +29,7 @@ class Weights:
 
     def constant(self, path: str, tensor: Tensor) -> str:
         """Return the constant that holds `tensor`, named after its path if it is new."""
-        key: object = (tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr())
+        key = memory(tensor)
         if key not in self.arrays or not tensor.numel():
             values = as_float32(tensor)
             if values is None:

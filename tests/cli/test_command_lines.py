@@ -84,7 +84,7 @@ def test_json_has_the_documented_keys(folder: Path) -> None:
     assert data["leakage"]
 
 
-@pytest.mark.parametrize("level", ["graph", "lowered", "schedule", "dealer"])
+@pytest.mark.parametrize("level", ["graph", "fixed", "lowered", "schedule", "dealer"])
 def test_every_level_is_printed_as_text(folder: Path, level: str) -> None:
     result = call(srcompile, folder / "model.py", "--emit", level)
     assert result.stdout.startswith("srcompile 1 level")
@@ -122,8 +122,8 @@ def test_weights_can_be_left_out_and_given_as_shares(folder: Path) -> None:
     call(srcompile, folder / "model.py", "--out", paths[0], "--shares", paths[1], paths[2])
     whole = call(srrun, "local", folder / "model.srp", "--input", folder / "input.npz", "--json")
 
-    shared = call(srrun, "local", paths[0], "--input", folder / "input.npz", "--weights", *paths[1:],
-                  "--json")  # fmt: skip
+    given = ("--input", folder / "input.npz", "--weights", *paths[1:], "--json")
+    shared = call(srrun, "local", paths[0], *given)
 
     outputs = [json.loads(r.stdout)["outputs"]["output"] for r in (whole, shared)]
     np.testing.assert_allclose(outputs[0], outputs[1], atol=0.01)
@@ -144,7 +144,7 @@ def test_weights_can_be_left_out_and_given_as_shares(folder: Path) -> None:
         (("model.py", "--target", "3pc"), "there is no target '3pc': choose 2pc, plain"),
         (("model.py", "--network", "moon"), "choose lan, wan, mobile, or RATE_MBIT:RTT_MS"),
         (("model.py", "--network", "0:1"), "choose lan, wan, mobile, or RATE_MBIT:RTT_MS"),
-        (("model.py", "--emit", "asm"), "choose graph, lowered, schedule, dealer"),
+        (("model.py", "--emit", "asm"), "choose graph, fixed, lowered, schedule, dealer"),
         (("model.py", "--out", "nowhere/x.srp"), "there is no folder"),
         (("model.py", "--shares", "a", "b"), "--out"),
         (("model.py:absent",), "absent"),
