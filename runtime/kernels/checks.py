@@ -57,20 +57,17 @@ def check_prg(key: bytes, block: int, slot: int, n_bytes: int) -> None:
 def check_matmul(a: Ring, b: Ring) -> tuple[int, ...]:
     """Check the arguments of `Kernels.matmul`; return the broadcast batch shape."""
     _check_same_ring("matmul", a, b)
-    if a.ndim < 2 or b.ndim < 2:
-        raise ValueError(f"matmul needs matrices, but the shapes are {a.shape} and {b.shape}.")
-    if a.shape[-1] != b.shape[-2]:
-        raise ValueError(
-            f"matmul needs equal inner sizes, but the shapes are {a.shape} and {b.shape}."
-        )
-    if a.ndim == 2 and b.ndim == 2:
+    left, right = a.shape, b.shape
+    if len(left) < 2 or len(right) < 2:
+        raise ValueError(f"matmul needs matrices, but the shapes are {left} and {right}.")
+    if left[-1] != right[-2]:
+        raise ValueError(f"matmul needs equal inner sizes, but the shapes are {left} and {right}.")
+    if len(left) == 2 and len(right) == 2:
         return ()
     try:
-        return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        return np.broadcast_shapes(left[:-2], right[:-2])
     except ValueError:
-        raise ValueError(
-            f"matmul cannot broadcast the batch sizes of {a.shape} and {b.shape}."
-        ) from None
+        raise ValueError(f"matmul cannot broadcast the batches of {left} and {right}.") from None
 
 
 def check_conv2d(
@@ -211,9 +208,12 @@ def check_dcf_eval(
     _check_below("x", x, n)
 
 
+_RINGS = (np.dtype(np.uint32), np.dtype(np.uint64))
+
+
 def _check_same_ring(what: str, a: Ring, b: Ring) -> None:
     for array in (a, b):
-        if not isinstance(array, np.ndarray) or array.dtype not in (np.uint32, np.uint64):
+        if not isinstance(array, np.ndarray) or array.dtype not in _RINGS:
             found = getattr(array, "dtype", type(array).__name__)
             raise ValueError(f"{what} needs arrays of uint32 or uint64, but got {found}.")
     if a.dtype != b.dtype:

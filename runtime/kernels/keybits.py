@@ -10,7 +10,9 @@ from srcompile.runtime.kernels.interface import Bytes, Ring
 def to_bits(x: Ring, w: int) -> Bytes:
     """Return the low w bits of each element: (N, m) -> (N, m·w) of 0 and 1."""
     bits = np.unpackbits(
-        np.ascontiguousarray(x).view(np.uint8).reshape(*x.shape, x.dtype.itemsize), axis=-1, bitorder="little"
+        np.ascontiguousarray(x).view(np.uint8).reshape(*x.shape, x.dtype.itemsize),
+        axis=-1,
+        bitorder="little",
     )
     return bits[..., :w].reshape(x.shape[0], x.shape[1] * w)
 

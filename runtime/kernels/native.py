@@ -194,11 +194,14 @@ def _shape(layout: DpfLayout) -> DpfShape:
 def _dense(array: NDArray[Scalar]) -> NDArray[Scalar]:
     """Return a C-contiguous, aligned array: itself or a copy."""
     flags = array.flags
-    return array if flags.carray or (flags.c_contiguous and flags.aligned) else array.copy("C")
+    return array if flags.c_contiguous and flags.aligned else array.copy("C")
 
 
 def _aligned(array: NDArray[Scalar]) -> NDArray[Scalar]:
     """Return an array whose strides are whole elements: itself or a copy."""
-    if array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides):
-        return array
+    flags = array.flags
+    if flags.aligned:
+        size = array.itemsize
+        if flags.c_contiguous or not any(stride % size for stride in array.strides):
+            return array
     return array.copy("C")

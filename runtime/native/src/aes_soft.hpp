@@ -1,4 +1,4 @@
-// AES-128 without AES instructions, in constant time: 64 blocks at once, one bit of a register each.
+// AES-128 without AES instructions, in constant time: 64 blocks at once, a bit of a word each.
 #pragma once
 
 #include "aes.hpp"
@@ -187,7 +187,7 @@ void hash_blocks(const Block *in, Block *out, size_t count) {
 void hash_leaves(const Block *leaves, size_t stride, size_t count, Block *out) {
     for (size_t i = 0; i < count; i++) {
         out[2 * i] = leaves[i * stride];
-        out[2 * i + 1] = leaves[i * stride] ^ Block{1, 0};
+        out[2 * i + 1] = leaves[i * stride] ^ Block { 1, 0 };
     }
     hash_blocks(out, out, 2 * count);
 }
@@ -201,7 +201,8 @@ void prg(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t
             uint32_t counter = static_cast<uint32_t>(at / 16) + static_cast<uint32_t>(j);
             for (int i = 0; i < 8; i++) x[j][i] = static_cast<uint8_t>(block >> (56 - 8 * i));
             for (int i = 0; i < 4; i++) x[j][8 + i] = static_cast<uint8_t>(slot >> (24 - 8 * i));
-            for (int i = 0; i < 4; i++) x[j][12 + i] = static_cast<uint8_t>(counter >> (24 - 8 * i));
+            for (int i = 0; i < 4; i++)
+                x[j][12 + i] = static_cast<uint8_t>(counter >> (24 - 8 * i));
         }
         encrypt(*rk.get(), x);
         memcpy(out + at, x, smaller<size_t>(sizeof x, bytes - at));

@@ -159,20 +159,38 @@ SRC_VAES size_t prg_vaes(const RoundKeys &rk, __m128i first, uint8_t *out, size_
     return i;
 }
 
+SRC_INLINE void encrypt_eight(const RoundKeys &rk, __m128i *x) {
+    for (int j = 0; j < 8; j++) x[j] = _mm_xor_si128(x[j], rk.key[0]);
+    for (int r = 1; r < 10; r++)
+        for (int j = 0; j < 8; j++) x[j] = _mm_aesenc_si128(x[j], rk.key[r]);
+    for (int j = 0; j < 8; j++) x[j] = _mm_aesenclast_si128(x[j], rk.key[10]);
+}
+
 size_t hash_narrow(const RoundKeys &rk, const Block *in, Block *out, size_t count) {
     size_t i = 0;
     for (; i + 8 <= count; i += 8) {
         __m128i s[8], x[8];
+        for (int j = 0; j < 8; j++)
+            x[j] = s[j] = sigma(_mm_load_si128(reinterpret_cast<const __m128i *>(in + i + j)));
+        encrypt_eight(rk, x);
+        for (int j = 0; j < 8; j++)
+            _mm_store_si128(reinterpret_cast<__m128i *>(out + i + j), _mm_xor_si128(x[j], s[j]));
+    }
+    return i;
+}
+
+size_t prg_narrow(const RoundKeys &rk, __m128i first, uint8_t *out, size_t blocks) {
+    __m128i at = first;
+    size_t i = 0;
+    for (; i + 8 <= blocks; i += 8) {
+        __m128i x[8];
         for (int j = 0; j < 8; j++) {
-            s[j] = sigma(_mm_load_si128(reinterpret_cast<const __m128i *>(in + i + j)));
-            x[j] = _mm_xor_si128(s[j], rk.key[0]);
+            x[j] = _mm_shuffle_epi8(at, count_bytes());
+            at = _mm_add_epi32(at, _mm_setr_epi32(0, 0, 0, 1));
         }
-        for (int r = 1; r < 10; r++)
-            for (int j = 0; j < 8; j++) x[j] = _mm_aesenc_si128(x[j], rk.key[r]);
-        for (int j = 0; j < 8; j++) {
-            x[j] = _mm_xor_si128(_mm_aesenclast_si128(x[j], rk.key[10]), s[j]);
-            _mm_store_si128(reinterpret_cast<__m128i *>(out + i + j), x[j]);
-        }
+        encrypt_eight(rk, x);
+        __m128i *to = reinterpret_cast<__m128i *>(out + 16 * i);
+        for (int j = 0; j < 8; j++) _mm_storeu_si128(to + j, x[j]);
     }
     return i;
 }
@@ -181,7 +199,7 @@ size_t hash_narrow(const RoundKeys &rk, const Block *in, Block *out, size_t coun
 
 void hash_blocks(const Block *in, Block *out, size_t count) {
     const RoundKeys &rk = fixed_keys();
-    size_t i = has_vaes() ? hash_vaes(rk, in, out, count) : hash_narrow(rk, in, out, count);
+    size_t i = (has_vaes() ? hash_vaes : hash_narrow)(rk, in, out, count);
     for (; i < count; i++) {
         __m128i x = _mm_load_si128(reinterpret_cast<const __m128i *>(in + i));
         _mm_store_si128(reinterpret_cast<__m128i *>(out + i), hash_one(rk, x));
@@ -194,7 +212,7 @@ void hash_leaves(const Block *leaves, size_t stride, size_t count, Block *out) {
     if (i == count) return;
     for (size_t j = i; j < count; j++) {
         out[2 * j] = leaves[j * stride];
-        out[2 * j + 1] = leaves[j * stride] ^ Block{1, 0};
+        out[2 * j + 1] = leaves[j * stride] ^ Block { 1, 0 };
     }
     hash_blocks(out + 2 * i, out + 2 * i, 2 * (count - i));
 }
@@ -202,7 +220,7 @@ void hash_leaves(const Block *leaves, size_t stride, size_t count, Block *out) {
 void prg(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes) {
     const RoundKeys rk(key);
     const __m128i first = first_counter(block, slot);
-    size_t i = has_vaes() ? prg_vaes(rk, first, out, bytes / 16) : 0;
+    size_t i = (has_vaes() ? prg_vaes : prg_narrow)(rk, first, out, bytes / 16);
     for (; 16 * i < bytes; i++) {
         __m128i at = _mm_add_epi32(first, _mm_setr_epi32(0, 0, 0, static_cast<int>(i)));
         alignas(16) uint8_t stream[16];

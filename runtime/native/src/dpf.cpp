@@ -6,7 +6,7 @@
 namespace SRC_PATH {
 namespace {
 
-constexpr size_t batch = 32;  // gates whose nodes are hashed together
+constexpr size_t batch = 32;  // gates whose nodes are hashed together; even
 
 // Writes (-1)^t_1·(C(st_1) - C(st_0) + beta at the point alpha), element (c, p) after element.
 template <class Ring, class Lane>
@@ -30,24 +30,26 @@ template <class Ring, class Lane>
 void keys_of(const DpfShape &s, size_t count, const uint64_t *alpha, const Ring *beta,
              const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys) {
     const size_t blocks = static_cast<size_t>(s.blocks), k = static_cast<size_t>(s.k);
-    Scratch<Block> st(2 * batch), h(2 * batch), cw(batch), leaf(2 * batch * blocks);
+    Scratch<Block> points(batch), st(2 * batch), h(2 * batch), cw(batch);
+    Scratch<Block> leaf(2 * batch * blocks);
     for (size_t first = 0; first < count; first += batch) {
-        const size_t gates = smaller(batch, count - first);
+        const size_t present = smaller(batch, count - first), gates = (present + 1) / 2 * 2;
         Block *st0 = st.get(), *st1 = st0 + gates;
         uint8_t *rows = keys + first * s.key_bytes;
-        for (size_t g = 0; g < gates; g++) {
+        for (size_t g = 0; g < present; g++) {
+            points[g] = Block{alpha[first + g], alpha[first + g]};
             st0[g] = root_node(seeds0 + 16 * (first + g), 0);
             st1[g] = root_node(seeds1 + 16 * (first + g), 1);
         }
         for (int i = 0; i < s.depth; i++) {
             hash_blocks(st0, h.get(), 2 * gates);
-            descend(gates, alpha + first, s.n - 1 - i, st0, st1, h.get(), cw.get());
-            for (size_t g = 0; g < gates; g++)
+            descend(gates, points.get(), s.n - 1 - i, st0, st1, h.get(), cw.get());
+            for (size_t g = 0; g < present; g++)
                 store_block(rows + g * s.key_bytes + 16 * static_cast<size_t>(i), cw[g]);
         }
         leaf_inputs(st0, 2 * gates, blocks, leaf.get());
         hash_blocks(leaf.get(), leaf.get(), 2 * gates * blocks);
-        for (size_t g = 0; g < gates; g++)
+        for (size_t g = 0; g < present; g++)
             write_final<Ring, Lane>(s, alpha[first + g], beta + (first + g) * k, st1[g][0] & 1,
                                     leaf.get() + g * blocks, leaf.get() + (gates + g) * blocks,
                                     rows + g * s.key_bytes + 16 * static_cast<size_t>(s.depth));
@@ -60,9 +62,12 @@ void dpf_keys(const DpfShape &s, size_t count, const uint64_t *alpha, const void
               const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys) {
     const auto *beta32 = static_cast<const uint32_t *>(beta);
     const auto *beta64 = static_cast<const uint64_t *>(beta);
-    if (s.lane == 8) return keys_of<uint32_t, uint8_t>(s, count, alpha, beta32, seeds0, seeds1, keys);
-    if (s.lane == 16) return keys_of<uint32_t, uint16_t>(s, count, alpha, beta32, seeds0, seeds1, keys);
-    if (s.lane == 32) return keys_of<uint32_t, uint32_t>(s, count, alpha, beta32, seeds0, seeds1, keys);
+    if (s.lane == 8)
+        return keys_of<uint32_t, uint8_t>(s, count, alpha, beta32, seeds0, seeds1, keys);
+    if (s.lane == 16)
+        return keys_of<uint32_t, uint16_t>(s, count, alpha, beta32, seeds0, seeds1, keys);
+    if (s.lane == 32)
+        return keys_of<uint32_t, uint32_t>(s, count, alpha, beta32, seeds0, seeds1, keys);
     keys_of<uint64_t, uint64_t>(s, count, alpha, beta64, seeds0, seeds1, keys);
 }
 

@@ -20,8 +20,8 @@ inline void tile_edge(size_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, co
 }
 
 // c (m, n) = a (m, k) · b (k, n). panel(p, rows, j, columns, buffer, &stride) returns rows
-// p.. and columns j.. of b, with Tile<T>::columns readable elements in each row: in place, or copied
-// to the buffer. If k = 0, c is zero.
+// p.. and columns j.. of b, with Tile<T>::columns readable elements in each row: in place, or
+// copied to the buffer. If k = 0, c is zero.
 template <class T, class Panel>
 void gemm(size_t m, size_t k, size_t n, const T *a, ptrdiff_t a_row, ptrdiff_t a_col,
           const Panel &panel, T *c, size_t c_row) {

@@ -67,5 +67,5 @@ struct PathKernels {
                      const uint8_t *seeds, const uint8_t *keys, uint64_t *y);
 };
 
-// Returns the kernels of the path called `name` ("" for the best), or null if this machine has none.
+// Returns the kernels of the path called `name` ("" for the best), or null if there are none here.
 const PathKernels *find_path(const char *name);

@@ -8,7 +8,7 @@ namespace SRC_PATH {
 // Sets in[l·blocks + j] = leaf l ^ j, of which the hashes are the leaf's values.
 inline void leaf_inputs(const Block *leaves, size_t count, size_t blocks, Block *in) {
     for (size_t l = 0; l < count; l++)
-        for (size_t j = 0; j < blocks; j++) in[l * blocks + j] = leaves[l] ^ Block{static_cast<uint64_t>(j), 0};
+        for (size_t j = 0; j < blocks; j++) in[l * blocks + j] = leaves[l] ^ Block { j, 0 };
 }
 
 // Returns lane `i` of consecutive blocks.

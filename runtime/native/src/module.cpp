@@ -1,7 +1,7 @@
 // The Python module _native: one class, Path, with the kernels of one path as methods.
 //
-// Callers have checked sizes, dtypes and ranges (kernels/checks.py) and pass output arrays in. Array
-// arguments are never converted; wrong dtypes or non-contiguous arrays raise TypeError.
+// Callers have checked sizes, dtypes and ranges (kernels/checks.py) and pass output arrays in.
+// Arrays are never converted; wrong dtypes or non-contiguous arrays raise TypeError.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -35,8 +35,9 @@ void require(bool holds) {
 class Path {
   public:
     explicit Path(const std::string &name) : k_(find_path(name.c_str())) {
-        if (!k_) throw nb::value_error(("This machine cannot run the kernels of path '" + name +
-                                        "'.").c_str());
+        if (!k_)
+            throw nb::value_error(
+                ("This machine cannot run the kernels of path '" + name + "'.").c_str());
     }
 
     std::string describe() const {
@@ -118,10 +119,12 @@ class Path {
                   In<uint8_t> seeds1, Out<uint8_t> keys) const {
         const size_t count = alpha.size();
         require(s.lane <= 32 ? sizeof(T) == 4 : sizeof(T) == 8);
-        require(beta.size() == count * static_cast<size_t>(s.k) && keys.size() == count * s.key_bytes);
+        require(beta.size() == count * static_cast<size_t>(s.k) &&
+                keys.size() == count * s.key_bytes);
         require(seeds0.size() == 16 * count && seeds1.size() == 16 * count);
         nb::gil_scoped_release release;
-        k_->dpf_keys(s, count, alpha.data(), beta.data(), seeds0.data(), seeds1.data(), keys.data());
+        k_->dpf_keys(s, count, alpha.data(), beta.data(), seeds0.data(), seeds1.data(),
+                     keys.data());
     }
 
     template <class T>
@@ -151,7 +154,8 @@ class Path {
         require(beta.size() == count * widths.size() && keys.size() == count * key_bytes);
         require(seeds0.size() == 16 * count && seeds1.size() == 16 * count);
         nb::gil_scoped_release release;
-        k_->dcf_keys(s, count, alpha.data(), beta.data(), seeds0.data(), seeds1.data(), keys.data());
+        k_->dcf_keys(s, count, alpha.data(), beta.data(), seeds0.data(), seeds1.data(),
+                     keys.data());
     }
 
     void dcf_eval(size_t n, std::vector<int> widths, size_t key_bytes, int party, In<uint64_t> x,
@@ -208,8 +212,13 @@ class Path {
         }
         require(1 <= n && n <= 64 && !widths.empty());
         require(key_bytes == 16 * n + ((n + 1) * static_cast<size_t>(bits) + 7) / 8);
-        return {static_cast<int>(n), static_cast<int>(widths.size()), bits, (bits + 63) / 64,
-                widths.data(), offsets->data(), key_bytes};
+        return {static_cast<int>(n),
+                static_cast<int>(widths.size()),
+                bits,
+                (bits + 63) / 64,
+                widths.data(),
+                offsets->data(),
+                key_bytes};
     }
 };
 
@@ -218,11 +227,13 @@ void bind_ring_kernels(nb::class_<Path> &path) {
     path.def("matmul", &Path::matmul<T>, "a"_a.noconvert(), "b"_a.noconvert(), "c"_a.noconvert());
     path.def("conv2d", &Path::conv2d<T>, "x"_a.noconvert(), "w"_a.noconvert(), "y"_a.noconvert(),
              "geometry"_a, "groups"_a);
-    path.def("pack", nb::overload_cast<In<T>, std::optional<In<T>>, int, Out<uint8_t>>(
-                         &Path::pack<T>, nb::const_),
+    path.def("pack",
+             nb::overload_cast<In<T>, std::optional<In<T>>, int, Out<uint8_t>>(&Path::pack<T>,
+                                                                               nb::const_),
              "x"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "out"_a.noconvert());
-    path.def("unpack", nb::overload_cast<In<uint8_t>, std::optional<In<T>>, int, Out<T>>(
-                           &Path::unpack<T>, nb::const_),
+    path.def("unpack",
+             nb::overload_cast<In<uint8_t>, std::optional<In<T>>, int, Out<T>>(&Path::unpack<T>,
+                                                                               nb::const_),
              "buf"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "out"_a.noconvert());
     path.def("dpf_keys", &Path::dpf_keys<T>, "shape"_a, "alpha"_a.noconvert(), "beta"_a.noconvert(),
              "seeds0"_a.noconvert(), "seeds1"_a.noconvert(), "keys"_a.noconvert());
@@ -246,10 +257,11 @@ DpfShape dpf_shape(int n, int k, int w, int lane, int points, int depth, int blo
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels; see srcompile.runtime.kernels.native.";
-    nb::class_<DpfShape>(m, "DpfShape").def("__init__", [](DpfShape *self, int n, int k, int w, int lane,
-        int points, int depth, int blocks, size_t key_bytes) {
-        new (self) DpfShape(dpf_shape(n, k, w, lane, points, depth, blocks, key_bytes));
-    });
+    nb::class_<DpfShape>(m, "DpfShape")
+        .def("__init__", [](DpfShape *self, int n, int k, int w, int lane, int points, int depth,
+                            int blocks, size_t key_bytes) {
+            new (self) DpfShape(dpf_shape(n, k, w, lane, points, depth, blocks, key_bytes));
+        });
     nb::class_<Path> path(m, "Path");
     path.def(nb::init<const std::string &>(), "name"_a);
     path.def("describe", &Path::describe);

@@ -11,8 +11,21 @@ namespace SRC_PATH {
 
 const PathKernels &path_kernels() {
     static const PathKernels table = {
-        SRC_TEXT(SRC_PATH), aes_description(), prg,      gemm32,    gemm64,   conv32,   conv64, pack32,
-        pack64,             unpack32,          unpack64, dpf_keys,  dpf_table, dcf_keys, dcf_eval,
+        SRC_TEXT(SRC_PATH),
+        aes_description(),
+        prg,
+        gemm32,
+        gemm64,
+        conv32,
+        conv64,
+        pack32,
+        pack64,
+        unpack32,
+        unpack64,
+        dpf_keys,
+        dpf_table,
+        dcf_keys,
+        dcf_eval,
     };
     return table;
 }

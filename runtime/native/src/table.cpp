@@ -10,7 +10,7 @@
 namespace SRC_PATH {
 namespace {
 
-constexpr size_t batch = 8;
+constexpr size_t batch = 8;  // even: nodes are moved in pairs
 constexpr int subtree = 6;
 
 // nodes (2^levels, gates), the first row given, the rest filled in; h is scratch of half the size.
@@ -20,13 +20,12 @@ void expand(size_t gates, int levels, const Block *cw, Block *nodes, Block *h) {
         const size_t parents = size_t{1} << i;
         hash_blocks(nodes, h, parents * gates);
         for (size_t g = 0; g < gates; g += 2) {
-            const Pair word = *reinterpret_cast<const Pair *>(cw + g);
+            const Pair word = load_pair(cw + g);
             for (size_t p = parents; p-- > 0;) {
-                const Pair st = *reinterpret_cast<const Pair *>(nodes + p * gates + g);
-                const Pair hashed = *reinterpret_cast<const Pair *>(h + p * gates + g);
-                const Pair left = hashed ^ (word & control_mask(st));
-                *reinterpret_cast<Pair *>(nodes + 2 * p * gates + g) = left;
-                *reinterpret_cast<Pair *>(nodes + (2 * p + 1) * gates + g) = left ^ st;
+                const Pair st = load_pair(nodes + p * gates + g);
+                const Pair left = child(st, load_pair(h + p * gates + g), word, Pair{});
+                store_pair(nodes + 2 * p * gates + g, left);
+                store_pair(nodes + (2 * p + 1) * gates + g, left ^ st);
             }
         }
     }
@@ -88,81 +87,97 @@ void reverse_twice(const Ring *table, size_t tables, size_t size, Ring *out) {
             out[2 * t * size + u] = table[t * size + ((size - u) & (size - 1))];
 }
 
-// Unpacks the final correction word of a key; tail is scratch of the key's size and 16 bytes more.
-template <class Ring>
-void read_final(const DpfShape &s, const uint8_t *packed, uint8_t *tail, Ring *final) {
-    const size_t lanes = static_cast<size_t>(s.k) * static_cast<size_t>(s.points);
-    if (static_cast<size_t>(s.w) == 8 * sizeof(Ring)) {
-        memcpy(final, packed, lanes * sizeof(Ring));
-        return;
-    }
-    memcpy(tail, packed, (lanes * static_cast<size_t>(s.w) + 7) / 8);
-    for (size_t i = 0; i < lanes; i++)
-        final[i] = static_cast<Ring>(get_bits(tail, i * static_cast<size_t>(s.w), s.w));
-}
-
+// All gates of a call, a batch after the other, and the memory that they share.
 template <class Ring, class Lane>
-void table_gates(const TableGates &a) {
-    const DpfShape &s = a.shape;
-    const size_t size = size_t{1} << s.n, lanes = static_cast<size_t>(s.k) * s.points;
-    const int levels = smaller(s.depth, subtree), top = s.depth - levels;
-    const size_t leaves = size_t{1} << levels, points = leaves * static_cast<size_t>(s.points);
-
-    Scratch<Ring> t0(2 * size * a.tables), t1(a.t1 ? 2 * size * a.tables : 0);
-    reverse_twice(static_cast<const Ring *>(a.t0), a.tables, size, t0.get());
-    if (a.t1) reverse_twice(static_cast<const Ring *>(a.t1), a.tables, size, t1.get());
-
-    Scratch<Block> cw(batch * static_cast<size_t>(s.depth)), h(batch << (levels > top ? levels : top));
-    Scratch<Block> crown(batch << top), nodes(batch << levels);
-    Scratch<Block> values(leaves * static_cast<size_t>(s.blocks));
-    Scratch<Ring> final(batch * lanes), shares(2 * points), sums(batch * a.tables * 3);
-    Ring *const e[2] = {shares.get(), shares.get() + points};
-    Scratch<uint8_t> tail(s.key_bytes + 16);
-
-    for (size_t first = 0; first < a.count; first += batch) {
-        const size_t present = smaller(batch, a.count - first), gates = (present + 1) / 2 * 2;
-        for (size_t g = 0; g < present; g++) {
-            crown[g] = root_node(a.seeds + 16 * (first + g), a.party);
-            const uint8_t *key = a.keys + (first + g) * s.key_bytes;
-            const size_t tree_bytes = 16 * static_cast<size_t>(s.depth);
-            for (int i = 0; i < s.depth; i++)
-                cw[static_cast<size_t>(i) * gates + g] = load_block(key + 16 * i);
-            read_final(s, key + tree_bytes, tail.get(), final.get() + g * lanes);
-        }
-        memset(sums.get(), 0, sizeof(Ring) * batch * a.tables * 3);
-        expand(gates, top, cw.get(), crown.get(), h.get());
-        for (size_t part = 0; part < size_t{1} << top; part++) {
-            memcpy(nodes.get(), crown.get() + part * gates, gates * sizeof(Block));
-            expand(gates, levels, cw.get() + static_cast<size_t>(top) * gates, nodes.get(), h.get());
-            for (size_t g = 0; g < present; g++) {
-                leaf_shares<Ring, Lane>(s, leaves, nodes.get() + g, gates, final.get() + g * lanes,
-                                        values.get(), e);
-                const size_t at = ((0 - a.index[first + g]) & (size - 1)) + part * points;
-                for (size_t t = 0; t < a.tables; t++)
-                    inner_products<Ring>(points, e, t0.get() + 2 * t * size + at,
-                                         a.t1 ? t1.get() + 2 * t * size + at : nullptr,
-                                         sums.get() + 3 * (g * a.tables + t));
-            }
-        }
-        // y = ±(sum_j e0_j·t0 + low·sum_j e0_j·t1 - sum_j e1_j·t1), minus for party 1
-        for (size_t g = 0; g < present; g++)
-            for (size_t t = 0; t < a.tables; t++) {
-                const Ring *sum = sums.get() + 3 * (g * a.tables + t);
-                const Ring low = a.t1 ? static_cast<const Ring *>(a.low)[first + g] : 0;
-                const Ring y = sum[0] + low * sum[1] - sum[2];
-                static_cast<Ring *>(a.y)[t * a.count + first + g] =
-                    (a.party ? 0 - y : y) & low_bits<Ring>(s.w);
-            }
+class Evaluation {
+  public:
+    explicit Evaluation(const TableGates &a) : a_(a) {
+        reverse_twice(static_cast<const Ring *>(a.t0), a.tables, size_, t0_.get());
+        if (a.t1) reverse_twice(static_cast<const Ring *>(a.t1), a.tables, size_, t1_.get());
     }
-}
+
+    void run() {
+        for (size_t first = 0; first < a_.count; first += batch) {
+            const size_t present = smaller(batch, a_.count - first);
+            const size_t gates = (present + 1) / 2 * 2;
+            for (size_t g = 0; g < present; g++) read_gate(first + g, g, gates);
+            memset(sums_.get(), 0, sizeof(Ring) * batch * a_.tables * 3);
+            expand(gates, top_, cw_.get(), crown_.get(), h_.get());
+            for (size_t part = 0; part < size_t{1} << top_; part++) {
+                memcpy(nodes_.get(), crown_.get() + part * gates, gates * sizeof(Block));
+                expand(gates, levels_, cw_.get() + static_cast<size_t>(top_) * gates, nodes_.get(),
+                       h_.get());
+                for (size_t g = 0; g < present; g++) add_part(first + g, g, gates, part);
+            }
+            for (size_t g = 0; g < present; g++) write_result(first + g, g);
+        }
+    }
+
+  private:
+    const TableGates &a_;
+    const DpfShape &s_ = a_.shape;
+    const size_t size_ = size_t{1} << s_.n, lanes_ = static_cast<size_t>(s_.k * s_.points);
+    const size_t tree_bytes_ = 16 * static_cast<size_t>(s_.depth);
+    const int levels_ = smaller(s_.depth, subtree), top_ = s_.depth - levels_;
+    const size_t leaves_ = size_t{1} << levels_;
+    const size_t points_ = leaves_ * static_cast<size_t>(s_.points);  // of a subtree
+
+    Scratch<Ring> t0_{2 * size_ * a_.tables}, t1_{a_.t1 ? 2 * size_ * a_.tables : 0};
+    Scratch<Block> cw_{batch * static_cast<size_t>(s_.depth)};  // (depth, gates)
+    Scratch<Block> crown_{batch << top_}, nodes_{batch << levels_};
+    Scratch<Block> h_{batch << (levels_ > top_ ? levels_ : top_)};
+    Scratch<Block> values_{leaves_ * static_cast<size_t>(s_.blocks)};
+    Scratch<Ring> final_{batch * lanes_}, shares_{2 * points_}, sums_{batch * a_.tables * 3};
+    Scratch<uint8_t> tail_{s_.key_bytes + 16};
+
+    void read_gate(size_t gate, size_t g, size_t gates) {
+        const uint8_t *key = a_.keys + gate * s_.key_bytes;
+        Block *const cw = cw_.get() + g;
+        crown_[g] = root_node(a_.seeds + 16 * gate, a_.party);
+        for (size_t i = 0; 16 * i < tree_bytes_; i++) cw[i * gates] = load_block(key + 16 * i);
+        Ring *const final = final_.get() + g * lanes_;
+        if (static_cast<size_t>(s_.w) == 8 * sizeof(Ring)) {
+            memcpy(final, key + tree_bytes_, lanes_ * sizeof(Ring));
+            return;
+        }
+        memcpy(tail_.get(), key + tree_bytes_, s_.key_bytes - tree_bytes_);
+        for (size_t i = 0; i < lanes_; i++)
+            final[i] =
+                static_cast<Ring>(get_bits(tail_.get(), i * static_cast<size_t>(s_.w), s_.w));
+    }
+
+    // Adds the inner products over one subtree to the sums of a gate.
+    void add_part(size_t gate, size_t g, size_t gates, size_t part) {
+        Ring *const e[2] = {shares_.get(), shares_.get() + points_};
+        leaf_shares<Ring, Lane>(s_, leaves_, nodes_.get() + g, gates, final_.get() + g * lanes_,
+                                values_.get(), e);
+        const size_t at = ((0 - a_.index[gate]) & (size_ - 1)) + part * points_;
+        for (size_t t = 0; t < a_.tables; t++) {
+            const Ring *slopes = a_.t1 ? t1_.get() + 2 * t * size_ + at : nullptr;
+            inner_products<Ring>(points_, e, t0_.get() + 2 * t * size_ + at, slopes,
+                                 sums_.get() + 3 * (g * a_.tables + t));
+        }
+    }
+
+    // y = ±(sum_j e0_j·t0 + low·sum_j e0_j·t1 - sum_j e1_j·t1), minus for party 1
+    void write_result(size_t gate, size_t g) {
+        const Ring low = a_.t1 ? static_cast<const Ring *>(a_.low)[gate] : 0;
+        for (size_t t = 0; t < a_.tables; t++) {
+            const Ring *sum = sums_.get() + 3 * (g * a_.tables + t);
+            const Ring y = sum[0] + low * sum[1] - sum[2];
+            static_cast<Ring *>(a_.y)[t * a_.count + gate] =
+                (a_.party ? 0 - y : y) & low_bits<Ring>(s_.w);
+        }
+    }
+};
 
 }  // namespace
 
 void dpf_table(const TableGates &a) {
-    if (a.shape.lane == 8) return table_gates<uint32_t, uint8_t>(a);
-    if (a.shape.lane == 16) return table_gates<uint32_t, uint16_t>(a);
-    if (a.shape.lane == 32) return table_gates<uint32_t, uint32_t>(a);
-    table_gates<uint64_t, uint64_t>(a);
+    if (a.shape.lane == 8) return Evaluation<uint32_t, uint8_t>(a).run();
+    if (a.shape.lane == 16) return Evaluation<uint32_t, uint16_t>(a).run();
+    if (a.shape.lane == 32) return Evaluation<uint32_t, uint32_t>(a).run();
+    Evaluation<uint64_t, uint64_t>(a).run();
 }
 
 }  // namespace SRC_PATH

@@ -25,8 +25,8 @@ struct Tile<uint32_t> {
             __m256i b0 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(b));
             __m256i b1 = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(b + 8));
             for (size_t i = 0; i < M; i++) {
-                __m256i x = _mm256_set1_epi32(
-                    static_cast<int>(a[static_cast<ptrdiff_t>(i) * a_row]));
+                __m256i x =
+                    _mm256_set1_epi32(static_cast<int>(a[static_cast<ptrdiff_t>(i) * a_row]));
                 sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_mullo_epi32(x, b0));
                 sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_mullo_epi32(x, b1));
             }
@@ -46,8 +46,8 @@ struct Tile<uint64_t> {
     static constexpr size_t rows = 3;
     static constexpr size_t columns = 8;
 
-    // With a = a1·2^32 + a0 and b alike: a·b = a0·b0 + 2^32·(a0·b1 + a1·b0) mod 2^64. One vpmulld of
-    // a with the halves of b swapped gives both cross terms, of which only the low 32 bits matter.
+    // With a = a1·2^32 + a0 and b alike: a·b = a0·b0 + 2^32·(a0·b1 + a1·b0) mod 2^64. One vpmulld
+    // of a with b's halves swapped gives both cross terms: only their low 32 bits matter.
     template <size_t M>
     static void run(size_t k, const uint64_t *a, ptrdiff_t a_row, ptrdiff_t a_col,
                     const uint64_t *b, ptrdiff_t b_row, uint64_t *c, size_t c_row, bool add) {

@@ -1,18 +1,19 @@
-// The correlated GGM tree that DPF and DCF keys share; reasons and notation are in kernels/halftree.py.
+// The correlated GGM tree that DPF and DCF keys share; reasons and notation: kernels/halftree.py.
 #pragma once
 
 #include "aes.hpp"
 
 namespace SRC_PATH {
 
-// CW_i = H(st_0) ^ H(st_1) ^ (not alpha_i)·Delta, and Delta = st_0 ^ st_1
-inline Block correction_word(Block st0, Block st1, Block h0, Block h1, uint64_t bit) {
-    return h0 ^ h1 ^ ((st0 ^ st1) & ~mask_of(bit));
-}
+inline Pair load_pair(const Block *p) { return *reinterpret_cast<const Pair *>(p); }
+inline void store_pair(Block *p, Pair x) { *reinterpret_cast<Pair *>(p) = x; }
 
-// child_x = H(st) ^ x·st ^ t·CW_i
-inline Block child(Block st, Block h, Block cw, uint64_t bit) {
-    return h ^ (st & mask_of(bit)) ^ (cw & control_mask(st));
+// Bit `place` of each word as a mask of ones or zeros.
+inline Pair bit_mask(Pair words, int place) { return 0 - ((words >> place) & 1); }
+
+// child_x = H(st) ^ x·st ^ t·CW_i; x is given as a mask.
+inline Pair child(Pair st, Pair h, Pair cw, Pair x) {
+    return h ^ (st & x) ^ (cw & control_mask(st));
 }
 
 // (-1)^t·x
@@ -22,15 +23,20 @@ inline T signed_by(uint64_t t, T x) {
     return static_cast<T>((x ^ m) - m);
 }
 
-// Moves both parties' nodes of `gates` gates one level down; h has room for 2·gates blocks and
-// already holds H(st0), H(st1). alpha_i is bit `place` of alpha. Returns the CW of each gate in cw.
-inline void descend(size_t gates, const uint64_t *alpha, int place, Block *st0, Block *st1,
+// Moves both parties' nodes of `gates` gates, an even number, one level down. h holds H(st0), then
+// H(st1). alpha has each gate's point in both words of a block; its bit `place` is alpha_i. cw is
+// filled with each gate's CW_i = H(st_0) ^ H(st_1) ^ (not alpha_i)·Delta, where Delta = st_0 ^
+// st_1.
+inline void descend(size_t gates, const Block *alpha, int place, Block *st0, Block *st1,
                     const Block *h, Block *cw) {
-    for (size_t g = 0; g < gates; g++) {
-        const uint64_t bit = alpha[g] >> place & 1;
-        cw[g] = correction_word(st0[g], st1[g], h[g], h[gates + g], bit);
-        st0[g] = child(st0[g], h[g], cw[g], bit);
-        st1[g] = child(st1[g], h[gates + g], cw[g], bit);
+    for (size_t g = 0; g < gates; g += 2) {
+        const Pair x = bit_mask(load_pair(alpha + g), place);
+        const Pair a = load_pair(st0 + g), b = load_pair(st1 + g);
+        const Pair ha = load_pair(h + g), hb = load_pair(h + gates + g);
+        const Pair word = ha ^ hb ^ ((a ^ b) & ~x);
+        store_pair(cw + g, word);
+        store_pair(st0 + g, child(a, ha, word, x));
+        store_pair(st1 + g, child(b, hb, word, x));
     }
 }
 

@@ -1,0 +1,1 @@
+"""All tests; `tests.support` holds what they share."""

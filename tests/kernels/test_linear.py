@@ -1,0 +1,205 @@
+"""Matrix products and convolutions wrap exactly, for all shapes and strides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.kernels.interface import Ring
+
+from .draw import lazy
+from .implementations import AVAILABLE
+
+WIDTHS = (32, 64)
+
+
+def _exact(a: Ring, b: Ring) -> Ring:
+    bits = 8 * a.dtype.itemsize
+    product: Ring = (np.matmul(a.astype(object), b.astype(object)) % (1 << bits)).astype(a.dtype)
+    return product
+
+
+@pytest.mark.parametrize("w", WIDTHS)
+def test_matmul_is_the_integer_product_mod_2_to_the_w(kernels: Kernels, w: int) -> None:
+    rng = np.random.default_rng(w)
+    for m, k, n in [(1, 1, 1), (3, 5, 7), (7, 300, 19), (13, 17, 48), (1, 64, 32), (5, 0, 3)]:
+        a, b = lazy(rng, (m, k), w), lazy(rng, (k, n), w)
+        y = kernels.matmul(a, b)
+        assert y.dtype == a.dtype
+        assert np.array_equal(y, _exact(a, b)), (m, k, n)
+
+
+@pytest.mark.parametrize("w", WIDTHS)
+def test_matmul_of_the_largest_elements(kernels: Kernels, w: int) -> None:
+    a = np.full((9, 33), (1 << w) - 1, dtype=np.uint32 if w == 32 else np.uint64)
+    assert np.all(kernels.matmul(a, a.T) == 33)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    w=st.sampled_from(WIDTHS),
+    m=st.integers(1, 20),
+    k=st.integers(0, 40),
+    n=st.integers(1, 70),
+    batch=st.sampled_from(
+        [((), ()), ((3,), ()), ((), (2,)), ((2, 1), (3,)), ((0,), ()), ((2,), (2,))]
+    ),
+    views=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    seed=st.integers(0, 2**32),
+)
+def test_native_matmul_equals_the_definition(
+    w: int,
+    m: int,
+    k: int,
+    n: int,
+    batch: tuple[tuple[int, ...], tuple[int, ...]],
+    views: tuple[int, int],
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    a = _view(rng, (*batch[0], m, k), w, views[0])
+    b = _view(rng, (*batch[1], k, n), w, views[1])
+    want = AVAILABLE["numpy"].matmul(a, b)
+    for name, kernels in AVAILABLE.items():
+        y = kernels.matmul(a, b)
+        assert y.shape == want.shape, name
+        assert np.array_equal(y, want), name
+
+
+def _view(rng: np.random.Generator, shape: tuple[int, ...], w: int, kind: int) -> Ring:
+    """Return an array that is contiguous, transposed, reversed with gaps, or broadcast."""
+    *rest, rows, columns = shape
+    if kind == 1:
+        return lazy(rng, (*rest, columns, rows), w).swapaxes(-1, -2)
+    if kind == 2:
+        return lazy(rng, (*rest, 2 * rows, 3 * columns), w)[..., ::-2, ::-3]
+    if kind == 3:
+        return np.broadcast_to(lazy(rng, (*rest, 1, columns), w), shape)
+    return lazy(rng, shape, w)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((3, 4), (5, 6)), ((4,), (4, 2)), ((2, 3, 4), (3, 4, 5))], ids=str
+)
+def test_matmul_refuses_sizes_that_do_not_fit(
+    kernels: Kernels, a: tuple[int, ...], b: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="matmul"):
+        kernels.matmul(np.zeros(a, np.uint32), np.zeros(b, np.uint32))
+
+
+def test_matmul_refuses_other_dtypes(kernels: Kernels) -> None:
+    with pytest.raises(ValueError, match="one dtype"):
+        kernels.matmul(np.zeros((2, 2), np.uint32), np.zeros((2, 2), np.uint64))
+    with pytest.raises(ValueError, match="uint32 or uint64"):
+        kernels.matmul(np.zeros((2, 2), np.int64), np.zeros((2, 2), np.int64))
+
+
+Pair = tuple[int, int]
+
+
+def _exact_conv(x: Ring, w: Ring, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Ring:
+    """Return the sum that defines a convolution, written out."""
+    batch, _, height, width = x.shape
+    outputs, per_group, kh, kw = w.shape
+    rows = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    columns = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    y = np.zeros((batch, outputs, rows, columns), dtype=x.dtype)
+    for o, r, v, c, i, j in np.ndindex(outputs, rows, columns, per_group, kh, kw):
+        row = r * stride[0] - padding[0] + i * dilation[0]
+        column = v * stride[1] - padding[1] + j * dilation[1]
+        if 0 <= row < height and 0 <= column < width:
+            channel = o // (outputs // groups) * per_group + c
+            y[:, o, r, v] += x[:, channel, row, column] * w[o, c, i, j]
+    return y
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    w=st.sampled_from(WIDTHS),
+    batch=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    per_group=st.integers(1, 3),
+    outputs=st.integers(1, 4),
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    seed=st.integers(0, 2**32),
+)
+def test_conv2d_is_the_sum_that_defines_it_and_all_agree(
+    w: int,
+    batch: int,
+    groups: int,
+    per_group: int,
+    outputs: int,
+    size: Pair,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    seed: int,
+) -> None:
+    if any(
+        s + 2 * p <= d * (k - 1) for s, p, d, k in zip(size, padding, dilation, kernel, strict=True)
+    ):
+        return
+    rng = np.random.default_rng(seed)
+    x = lazy(rng, (batch, groups * per_group, *size), w)
+    weights = lazy(rng, (groups * outputs, per_group, *kernel), w)
+    want = AVAILABLE["numpy"].conv2d(x, weights, stride, padding, dilation, groups)
+    if seed % 4 == 0:  # slow: one case in four
+        assert np.array_equal(want, _exact_conv(x, weights, stride, padding, dilation, groups))
+    for name, kernels in AVAILABLE.items():
+        y = kernels.conv2d(x, weights, stride, padding, dilation, groups)
+        assert y.shape == want.shape, name
+        assert np.array_equal(y, want), name
+
+
+def test_conv2d_of_a_view_and_of_wide_images(native: Kernels, definition: Kernels) -> None:
+    rng = np.random.default_rng(5)
+    for w in WIDTHS:
+        x = lazy(rng, (2, 40, 44, 8), w).transpose(0, 3, 1, 2)[:, :, ::2]
+        weights = lazy(rng, (5, 5, 8, 11), w).transpose(3, 2, 0, 1)
+        args: tuple[Pair, Pair, Pair, Literal[1]] = ((1, 1), (2, 2), (1, 1), 1)
+        assert np.array_equal(
+            native.conv2d(x, weights, *args), definition.conv2d(x, weights, *args)
+        )
+
+
+def test_conv2d_of_an_empty_batch(kernels: Kernels) -> None:
+    x, w = np.zeros((0, 2, 5, 5), np.uint32), np.zeros((3, 2, 3, 3), np.uint32)
+    assert kernels.conv2d(x, w, (1, 1), (0, 0), (1, 1), 1).shape == (0, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "stride", "padding", "groups"),
+    [
+        ((1, 3, 5, 5), (4, 2, 3, 3), (1, 1), (0, 0), 1),
+        ((1, 4, 5, 5), (3, 2, 3, 3), (1, 1), (0, 0), 2),
+        ((1, 3, 5, 5), (4, 3, 3, 3), (0, 1), (0, 0), 1),
+        ((1, 3, 5, 5), (4, 3, 3, 3), (1, 1), (-1, 0), 1),
+        ((1, 3, 2, 5), (4, 3, 3, 3), (1, 1), (0, 0), 1),
+        ((1, 3, 5, 5), (4, 3, 3, 3), (1, 1), (0, 0), 0),
+        ((3, 5, 5), (4, 3, 3, 3), (1, 1), (0, 0), 1),
+    ],
+    ids=str,
+)
+def test_conv2d_refuses_sizes_that_do_not_fit(
+    kernels: Kernels,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: Pair,
+    padding: Pair,
+    groups: int,
+) -> None:
+    with pytest.raises(ValueError, match="conv2d"):
+        kernels.conv2d(
+            np.zeros(x, np.uint64), np.zeros(w, np.uint64), stride, padding, (1, 1), groups
+        )
