@@ -39,7 +39,7 @@ class Emitter(Protocol):
 class Case:
     """A test case of an op: the shapes of its operands, attributes, and the range of values.
 
-    Operands named in `secret` (by position) are weights, not inputs.
+    Operands named in `secret` and `public` (by position) are weights and public constants.
     """
 
     shapes: tuple[Shape, ...]
@@ -47,6 +47,7 @@ class Case:
     low: float = -2.0
     high: float = 2.0
     secret: tuple[int, ...] = ()
+    public: tuple[int, ...] = ()
 
 
 class Op:

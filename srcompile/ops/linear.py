@@ -62,6 +62,8 @@ class _Sum(_Linear):
             Case(((2, 3), (1, 3))),
             Case(((4,), (4,)), secret=(1,)),
             Case(((2, 3), (3,)), secret=(0,)),
+            Case(((2, 3), (3,)), public=(1,)),
+            Case(((2, 3), (3,)), public=(0,)),
         )
 
 
@@ -379,6 +381,7 @@ class Concat(_Linear):
         return (
             Case(((2, 3), (2, 1)), {"axis": 1}),
             Case(((1, 2), (3, 2), (1, 2)), {"axis": 0}, secret=(2,)),
+            Case(((1, 2), (3, 2)), {"axis": 0}, public=(1,)),
         )
 
 

@@ -57,6 +57,7 @@ class Mul(_Product):
             Case(((2, 3), (3,))),
             Case(((2, 3), (3,)), secret=(1,)),
             Case(((3,), (2, 3)), secret=(0,)),
+            Case(((2, 3), (3,)), public=(1,)),
         )
 
 
@@ -152,6 +153,7 @@ class MatMul(_Product):
             Case(((2, 3, 4), (2, 4, 2))),
             Case(((2, 5), (5, 3)), secret=(1,)),
             Case(((3, 5), (2, 5, 1)), secret=(0,)),
+            Case(((3, 5), (5, 2)), public=(1,)),
         )
 
 

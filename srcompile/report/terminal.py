@@ -64,11 +64,11 @@ def _table(title: str, columns: Sequence[str], left: int) -> Table:
     """Return an empty table whose first `left` columns hold text, the others numbers."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
     )  # fmt: skip
     for number, name in enumerate(columns):
         if number < left:
-            table.add_column(name, header_style="dim", overflow="fold")
+            table.add_column(name, header_style="dim", overflow="fold", no_wrap=name == "source")
         else:
             table.add_column(name, header_style="dim", justify="right", no_wrap=True)
     return table
@@ -76,28 +76,25 @@ def _table(title: str, columns: Sequence[str], left: int) -> Table:
 
 def _segment_table(cost: Cost, segment: SegmentCost) -> Table:
     when = "" if segment.route is None else f" (if the route is {segment.route})"
-    columns = ("layer", "op", "source", "online", "rounds", "offline", "time", "share")
+    columns = ("layer", "op", "source", "online", "rounds", "offline", "time")
     table = _table(segment.name + when, columns, 3)
     total = segment.total
-    whole = cost.seconds(total) or 1.0
     for layer in segment.layers:
         if any((*layer.online_bytes, *layer.offline_bytes, layer.rounds)):
             name = layer.name.removeprefix(f"{segment.name}.") or "-"
             source = layer.source.rpartition("/")[2]
-            table.add_row(name, layer.op, source, *_figures(cost, layer, whole))
+            table.add_row(name, layer.op, source, *_figures(cost, layer))
     table.add_section()
-    table.add_row("total", "", "", *_figures(cost, total, whole), style="bold")
+    table.add_row("total", "", "", *_figures(cost, total), style="bold")
     return table
 
 
-def _figures(cost: Cost, layer: LayerCost, whole: float) -> tuple[str, ...]:
-    seconds = cost.seconds(layer)
+def _figures(cost: Cost, layer: LayerCost) -> tuple[str, ...]:
     return (
         size_text(layer.online_bytes[0]),
         str(layer.rounds or ""),
         size_text(max(layer.offline_bytes)),
-        time_text(seconds),
-        f"{seconds / whole:.0%}",
+        time_text(cost.seconds(layer)),
     )
 
 
@@ -107,5 +104,6 @@ def _routes_table(cost: Cost) -> Table:
     totals = {s.name: cost.total(s.route) for s in cost.segments[1:]}
     slowest = max(cost.seconds(t) for t in totals.values())
     for name, total in totals.items():
-        table.add_row(name, *_figures(cost, total, slowest))
+        share = cost.seconds(total) / slowest
+        table.add_row(name, *_figures(cost, total), f"{share:.0%}")
     return table

@@ -1,0 +1,204 @@
+"""Modules, compiled once each, that tests of several folders use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srcompile.errors import Loc
+from srcompile.ir.graph import Module
+from srcompile.ops import registry
+from srcompile.ops.base import Case, Op
+from srcompile.ops.builder import GraphBuilder
+from srcompile.passes.cost import NETWORKS
+from srcompile.passes.pipeline import Options, Stages, run_pipeline
+from srcompile.runtime.kernels import load
+from srcompile.runtime.local import LocalSession
+from srcompile.runtime.program import Program
+from srcompile.runtime.randomness import Randomness, Seeded
+
+Inputs = dict[str, NDArray[np.float32]]
+SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Build:
+    """A graph-level module, the samples it is calibrated with, and its name in test ids."""
+
+    name: str
+    module: Module
+    samples: tuple[Inputs, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@cache
+def _compiled(name: str, target: str, max_width: int | None) -> Stages:
+    build = BUILDS[name]
+    options = Options(target, NETWORKS["lan"], max_width=max_width)
+    return run_pipeline(build.module, build.samples, registry(), options)
+
+
+def compiled(build: Build, target: str = "2pc", max_width: int | None = None) -> Stages:
+    """Return `build` compiled; each combination is compiled once per process."""
+    return _compiled(build.name, target, max_width)
+
+
+def seeded_sources(seed: int) -> tuple[Randomness, Randomness]:
+    """Return the randomness of dealer and parties for a seed that a test can print."""
+    kernels = load()
+    return (
+        Seeded(seed.to_bytes(8, "big") + b"party  0", kernels),
+        Seeded(seed.to_bytes(8, "big") + b"party  1", kernels),
+    )
+
+
+def session(program: Program, seed: int) -> LocalSession:
+    """Return a local session whose masks follow from `seed`."""
+    return LocalSession(program, load(), sources=seeded_sources(seed))
+
+
+# -- one build for each case of each op -----------------------------------------------------------
+
+
+def draw(rng: np.random.Generator, shape: Sequence[int], case: Case) -> NDArray[np.float32]:
+    """Return values as the case wants them."""
+    return rng.uniform(case.low, case.high, tuple(shape)).astype(np.float32)
+
+
+def case_build(op: Op, case: Case, name: str) -> Build:
+    """Return `y = op(operands)`, the operands named x0, x1, .. or, if secret, @w0, @w1, .."""
+    rng = np.random.default_rng(sum(map(ord, name)))
+    b = GraphBuilder(registry())
+    operands, shapes = [], {}
+    for i, shape in enumerate(case.shapes):
+        if i in case.secret or i in case.public:
+            operands.append(b.const(draw(rng, shape, case), f"w{i}", secret=i in case.secret))
+            continue
+        b.loc = Loc("model.py", 10 + i)
+        operands.append(b.emit("input", [], {"name": f"x{i}", "shape": shape}, f"%x{i}"))
+        shapes[f"x{i}"] = shape
+    b.loc = Loc("model.py", 20, "block.0", op.name)
+    out = b.emit(op.name, operands, case.attrs)
+    b.loc = Loc("model.py", 21)
+    b.emit("output", [out], {"name": "y"})
+    b.end_segment("main")
+    samples = tuple(
+        {x: draw(rng, shape, case) for x, shape in shapes.items()} for _ in range(SAMPLES)
+    )
+    return Build(name, b.module(), samples)
+
+
+def _case_builds() -> dict[str, Build]:
+    found = {}
+    for op in registry().values():
+        for number, case in enumerate(op.cases()):
+            shapes = ",".join("x".join(map(str, s)) or "scalar" for s in case.shapes)
+            name = f"{op.name}-{number}-{shapes}"
+            found[name] = case_build(op, case, name)
+    return found
+
+
+CASES: Mapping[str, Build] = _case_builds()
+
+
+# -- networks -------------------------------------------------------------------------------------
+
+
+def _weights(b: GraphBuilder, rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> str:
+    data = (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+    return b.const(data, name, secret=True)
+
+
+def _linear(b: GraphBuilder, rng: np.random.Generator, name: str, x: str, out: int) -> str:
+    b.loc = Loc("model.py", 30, name)
+    w = _weights(b, rng, f"{name}.weight", (out, b.type(x).shape[-1]))
+    bias = _weights(b, rng, f"{name}.bias", (out,))
+    return b.emit("linear", [x, w, bias])
+
+
+def _network(
+    name: str, shape: tuple[int, ...], layers: Callable[[GraphBuilder, str], None]
+) -> Build:
+    b = GraphBuilder(registry())
+    b.loc = Loc("model.py", 1)
+    layers(b, b.emit("input", [], {"name": "x", "shape": shape}, "%x"))
+    rng = np.random.default_rng(7)
+    samples = tuple({"x": rng.normal(size=shape).astype(np.float32)} for _ in range(24))
+    return Build(name, b.module(), samples)
+
+
+def _finish(b: GraphBuilder, y: str) -> None:
+    b.loc = Loc("model.py", 90)
+    b.emit("output", [y], {"name": "y"})
+    b.end_segment("main")
+
+
+def _mlp(b: GraphBuilder, x: str) -> None:
+    rng = np.random.default_rng(1)
+    h = b.emit("relu", [_linear(b, rng, "fc1", x, 5)])
+    _finish(b, _linear(b, rng, "fc2", h, 3))
+
+
+def _softmax(b: GraphBuilder, x: str) -> None:
+    rng = np.random.default_rng(2)
+    _finish(b, b.emit("softmax", [_linear(b, rng, "fc", x, 4)], {"axis": 1}))
+
+
+def _gelu(b: GraphBuilder, x: str) -> None:
+    rng = np.random.default_rng(3)
+    h = b.emit("gelu", [_linear(b, rng, "fc1", x, 4)])
+    _finish(b, _linear(b, rng, "fc2", h, 2))
+
+
+def _two_branches(b: GraphBuilder, x: str) -> None:
+    rng = np.random.default_rng(4)
+    left = _linear(b, rng, "left.2", b.emit("gelu", [_linear(b, rng, "left.1", x, 4)]), 3)
+    right = _linear(b, rng, "right.2", b.emit("relu", [_linear(b, rng, "right.1", x, 4)]), 3)
+    _finish(b, b.emit("add", [left, right]))
+
+
+def _convolution(b: GraphBuilder, x: str) -> None:
+    rng = np.random.default_rng(5)
+    b.loc = Loc("model.py", 40, "conv")
+    w = _weights(b, rng, "conv.weight", (2, 1, 3, 3))
+    attrs = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    h = b.emit("relu", [b.emit("conv2d", [x, w], attrs)])
+    pool = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}
+    h = b.emit("max_pool2d", [h], pool)
+    h = b.emit("reshape", [h], {"shape": (1, 8)})
+    _finish(b, _linear(b, rng, "fc", h, 2))
+
+
+def _pool(b: GraphBuilder, x: str) -> None:
+    """A router that takes an argmax, and three models; they share x and the hidden layer."""
+    rng = np.random.default_rng(6)
+    h = b.emit("relu", [_linear(b, rng, "router.fc", x, 3)])
+    b.emit("route", [b.emit("argmax", [h], {"axis": 1, "keepdims": False})])
+    b.end_segment("router")
+    for i in range(3):
+        y = b.emit("add", [_linear(b, rng, f"m{i}.h", h, 2), _linear(b, rng, f"m{i}.x", x, 2)])
+        if i:
+            front = {"starts": (0, 0), "stops": (1, 2), "steps": (1, 1)}
+            y = b.emit("mul", [b.emit("relu", [y]), b.emit("slice", [x], front)])
+        b.emit("output", [y], {"name": "y"})
+        b.end_segment(f"m{i}", i)
+
+
+NETWORKS_BY_NAME: Mapping[str, Build] = {
+    build.name: build
+    for build in (
+        _network("mlp", (1, 4), _mlp),
+        _network("softmax", (1, 4), _softmax),
+        _network("gelu", (1, 3), _gelu),
+        _network("two branches", (1, 3), _two_branches),
+        _network("convolution", (1, 1, 4, 4), _convolution),
+        _network("pool", (1, 4), _pool),
+    )
+}
+BUILDS: Mapping[str, Build] = {**CASES, **NETWORKS_BY_NAME}
