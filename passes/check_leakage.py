@@ -121,8 +121,9 @@ def _disclosures(module: Module) -> Iterator[Disclosure]:
     for name in (str(n.attrs["name"]) for n in online.nodes() if n.op == "input"):
         yield Disclosure(f"the mask of the input '{name}'", "the client", "the input is its own")
     opened = sum(op in ("open", "input") for op in ops)
+    of_routes = " in all segments together" if routes else ""
     yield Disclosure(
-        f"{opened} masked tensors, each uniformly distributed",
+        f"{opened} masked tensors{of_routes}, each uniformly distributed",
         "both parties",
         f"each under one of {opened} masks that no other opening uses: they tell nothing",
     )

@@ -20,7 +20,7 @@ from types import MappingProxyType
 import networkx as nx
 
 from srcompile.ir.graph import Attr, Module, Node, Segment
-from srcompile.ir.types import FixType
+from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
 from srcompile.passes.cost import NETWORKS, Network
 from srcompile.runtime.isa import packed_bytes
@@ -47,7 +47,8 @@ def plan_rings(
 
 
 def _planned(module: Module, ops: Registry, max_width: int) -> Module:
-    module, ring = _extended(module, max_width)
+    ring, cut = _rings(module, max_width)
+    module = _with_extensions(module, ring, cut)
     return _with_openings(module, ops, ring, _openings(module, ops, ring))
 
 
@@ -75,59 +76,65 @@ def is_local(node: Node, module: Module, ops: Registry) -> bool:
 # -- widths ---------------------------------------------------------------------------------------
 
 
-def _rings(module: Module) -> dict[str, int]:
-    """Return the ring width that the uses of each value demand of it."""
+def _rings(module: Module, max_width: int) -> tuple[dict[str, int], set[str]]:
+    """Return the ring width that its uses demand of each value, and the shifts to extend behind.
+
+    Behind a shift whose operand would need more than `max_width` bits an extension makes the width,
+    and the shift itself needs but the bits of its value, and one.
+    """
     types = module.main.types()
     ring: dict[str, int] = {}
+    cut: set[str] = set()
     for node in reversed(list(module.main.nodes())):
         own = ring.get(node.out, 0)
+        if node.op == "shift":
+            narrow = _bits_of(types[node.out]) + 1
+            if own + _by(node) > max_width and narrow < own:
+                cut.add(node.out)
+                ring[_extended(node.out)] = own
+                own = ring[node.out] = narrow
         for name in node.inputs:
-            if name.startswith("@"):
-                continue
-            type_ = types[name]
-            assert isinstance(type_, FixType)
-            ring[name] = max(ring.get(name, 0), _demand(node, type_.bits, own))
-    return ring
+            if not name.startswith("@"):
+                demand = _demand(node, _bits_of(types[name]), own)
+                ring[name] = max(ring.get(name, 0), demand)
+    return ring, cut
+
+
+def _bits_of(type_: Type) -> int:
+    assert isinstance(type_, FixType)
+    return type_.bits
+
+
+def _by(shift: Node) -> int:
+    by = shift.attrs["by"]
+    assert isinstance(by, int)
+    return by
 
 
 def _demand(node: Node, bits: int, own: int) -> int:
     """Return the ring width that `node`, itself in a ring of `own` bits, needs of an operand."""
     if node.op in RESULTS or node.op in ("table", "relu", "nonneg"):
         return bits
-    if node.op == "extend":
-        return bits + 1
-    return own + int(node.attrs["by"]) if node.op == "shift" else own  # type: ignore[arg-type]
+    return own + _by(node) if node.op == "shift" else own
 
 
-def _extended(module: Module, max_width: int) -> tuple[Module, dict[str, int]]:
-    """Insert an `extend` behind each shift whose operand would need more than `max_width` bits."""
-    while True:
-        ring = _rings(module)
-        wide = [
-            n
-            for n in module.main.nodes()
-            if n.op == "shift" and ring[n.inputs[0]] > max_width and not _is_extended(n, module)
-        ]
-        if not wide:
-            return module, ring
-        module = _extend_behind(module, wide[-1])
+def _extended(name: str) -> str:
+    return f"{name}.ext"
 
 
-def _is_extended(node: Node, module: Module) -> bool:
-    users = [n for n in module.main.nodes() if node.out in n.inputs]
-    return all(n.op == "extend" for n in users)
-
-
-def _extend_behind(module: Module, shift: Node) -> Module:
-    name = f"{shift.out}.ext"
+def _with_extensions(module: Module, ring: Mapping[str, int], cut: set[str]) -> Module:
+    """Insert an `extend` behind each shift in `cut`, for all that uses it."""
     segments = []
     for segment in module.main.segments:
         nodes: list[Node] = []
         for node in segment.nodes:
-            inputs = tuple(name if i == shift.out else i for i in node.inputs)
+            inputs = tuple(_extended(i) if i in cut else i for i in node.inputs)
             nodes.append(replace(node, inputs=inputs))
-            if node.out == shift.out:
-                nodes.append(Node("extend", name, (shift.out,), type=shift.type, loc=shift.loc))
+            if node.out in cut:
+                made = (node.out,)
+                nodes.append(
+                    Node("extend", _extended(node.out), made, type=node.type, loc=node.loc)
+                )
         segments.append(Segment(segment.name, tuple(nodes), segment.route))
     return module.with_main(tuple(segments))
 

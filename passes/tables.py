@@ -17,6 +17,7 @@ from srcompile.ir.graph import Array
 
 SAMPLES = 32
 MIN_INDEX_BITS, MAX_INDEX_BITS = 3, 12
+LARGEST = 2.0**62
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,32 @@ def _fit(
     d = np.linspace(-1.0, 1.0, 2 * SAMPLES + 1) * 2.0**s  # offsets, two cells
     x = start[:, None] + d
     u = x / 2.0**f + centre
-    y = _straightened(function, u, window, 2.0**-f)  # (2^n, samples)
+    y = _straightened(function, u, window, 2.0**-f, 2.0 ** (s + 1 - f))  # (2^n, samples)
     slope = ((y - y.mean(1, keepdims=True)) * d).sum(1) / (d * d).sum()
     # the slope's own rounding may cost an eighth of the tolerance
     slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / max(tolerance, 1e-12)))) - f)
     out = max(frac, f + slope_frac)
-    t1 = np.rint(slope * 2.0**out)
-    t0 = np.rint(y.mean(1) * 2.0**out)
+    t1 = _rounded(slope * 2.0**out)
+    t0 = _rounded(y.mean(1) * 2.0**out)
     got = (t0[:, None] + t1[:, None] * d) / 2.0**out
     inside = (u >= window[0]) & (u <= window[1])
     error = float(np.abs(got - y)[inside].max(initial=0.0))
     return TableSpec(n, s, t0.astype(np.int64), t1.astype(np.int64), out, error)
 
 
+def _rounded(x: Array) -> Array:
+    """Return x as integers; what is too large for one lies far outside the window."""
+    return np.asarray(np.rint(np.clip(x, -LARGEST, LARGEST)))
+
+
 def _straightened(
-    function: Callable[[Array], Array], u: Array, window: tuple[float, float], step: float
+    function: Callable[[Array], Array],
+    u: Array,
+    window: tuple[float, float],
+    step: float,
+    reach: float,
 ) -> Array:
-    """Return function(u) inside the window and its tangents outside.
+    """Return function(u) inside the window, its tangents `reach` beyond, and constants from there.
 
     The cells at the ends of the window reach out of it: a kink there would cost index bits.
     """
@@ -102,4 +112,4 @@ def _straightened(
     ends = np.array([window[0], window[0] + step, window[1] - step, window[1]])
     first, second, third, last = function(ends)
     slope = np.where(u < window[0], second - first, last - third) / step
-    return np.asarray(function(inner) + slope * (u - inner))
+    return np.asarray(function(inner) + slope * np.clip(u - inner, -reach, reach))

@@ -78,9 +78,9 @@ class _Checker:
         self.types: dict[tuple[str, str], tuple[int, RingType]] = {}
         self.opened_under: dict[str, str] = {}
         self.slots: dict[tuple[str, int], tuple[str, int, RingType]] = {}
-        self.route_at: list[tuple[int, int]] = []
+        self.dealt_at: dict[int, tuple[int, int]] = {}  # slot -> segment and index
+        self.routes = 0
         self.clear: set[bool] = set()
-        self.round = 0
 
     def fail(self, message: str) -> None:
         raise CheckError(message, self.phase, self.segment, self.index)
@@ -103,11 +103,15 @@ class _Checker:
         if ins.op in ("input", "plain_input") and self.segment != 0:
             self.fail("inputs belong in the first segment")
         if ins.op in ("route", "plain_route"):
-            self.route_at.append((self.segment, self.index))
+            self.routes += 1
+            if self.segment != 0 or self.routes > 1:
+                self.fail("a program reveals one route, in its first segment")
         if ins.op.startswith("plain_"):
             self.clear.add(True)
         elif ins.op in _OF_PROTOCOLS:
             self.clear.add(False)
+        if len(self.clear) > 1:
+            self.fail("instructions of the plain target do not mix with those of a protocol")
 
     def operand(self, name: str) -> RingType:
         if name.startswith("@"):
@@ -147,7 +151,10 @@ class _Checker:
         self.slots[self.phase, slot] = (ins.op, self.segment, type_)
         dealt = self.slots.get(("dealer", slot))
         if self.phase == "dealer":
+            self.dealt_at[slot] = (self.segment, self.index)
             return
+        if ins.op == "mask" and type_.kind != "mask":
+            self.fail(f"a party's part of a mask has kind mask, not {type_.kind}")
         if ins.op == "mask" and dealt is None:
             return  # a mask that no correlation depends on
         want = _MADE_BY.get(ins.op, ins.op)
@@ -159,13 +166,11 @@ class _Checker:
             self.fail(f"slot {slot} holds {dealt[2]}, not {type_}")
 
     def finish(self, routed: bool) -> None:
-        self.phase, self.index = "online", 0
-        if routed != (len(self.route_at) == 1) or any(s != 0 for s, _ in self.route_at):
-            self.fail("a program with routes reveals one, in its first segment; others reveal none")
-        if len(self.clear) > 1:
-            self.fail("instructions of the plain target do not mix with those of a protocol")
+        if routed != (self.routes == 1):
+            self.phase, self.segment, self.index = "online", 0, 0
+            self.fail("a program with branches reveals a route, and one without reveals none")
         taken = {slot for phase, slot in self.slots if phase == "prepare"}
-        for (phase, slot), (op, segment, _) in self.slots.items():
-            if phase == "dealer" and op != "mask" and slot not in taken:
-                self.phase, self.segment = "dealer", segment
+        for slot, place in self.dealt_at.items():
+            if self.slots["dealer", slot][0] != "mask" and slot not in taken:
+                self.phase, (self.segment, self.index) = "dealer", place
                 self.fail(f"slot {slot} is dealt, but no party takes it")

@@ -103,8 +103,10 @@ def check_input(tensor: Tensor, array: Array) -> Array:
         raise InputError(f"input '{name}' has the shape {shape}; the program takes {tensor.shape}")
     if not np.all(np.isfinite(array)):
         raise InputError(f"input '{name}' holds NaN or infinite values")
-    low, high = float(array.min(initial=np.inf)), float(array.max(initial=-np.inf))
-    if array.size and (low < tensor.low or high > tensor.high):
+    if array.size == 0:
+        return array
+    low, high = float(array.min()), float(array.max())
+    if low < tensor.low or high > tensor.high:
         raise InputError(
             f"input '{name}' has values from {low:g} to {high:g}; the program was calibrated for "
             f"{tensor.low:g} to {tensor.high:g}. Calibrate it with inputs that cover them."

@@ -107,9 +107,8 @@ class LocalCluster:
                 }
                 self._processes[role] = _spawn(config)
         digest = self.program.digest()
-        self._channels = [
-            connect(ports[p], "client", PARTY_NAMES[p], token, digest) for p in (0, 1)
-        ]
+        for p in (0, 1):  # one by one, so that the first is closed if the second fails
+            self._channels.append(connect(ports[p], "client", PARTY_NAMES[p], token, digest))
 
     def _stop(self, grace_s: float) -> None:
         for channel in self._channels:

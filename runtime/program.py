@@ -144,6 +144,25 @@ class Program:
         except CheckError as error:
             where = f"{error.phase} function, segment {error.segment}, instruction {error.index}"
             raise ProgramError(f"{where}: {error}") from None
+        self._check_interface()
+
+    def _check_interface(self) -> None:
+        """On every route the instructions read and write what `inputs` and `outputs` declare."""
+        types = self.types("online")
+        routes = {s.route for s in self.segments[1:]} or {None}
+        for what, tensors in (("input", self.inputs), ("output", self.outputs)):
+            declared = sorted((t.name, t.width, t.shape) for t in tensors)
+            for route in routes:
+                found = []
+                for segment, i in self.instructions("online"):
+                    taken = self.segments[segment].route in (None, route)
+                    if taken and i.op.removeprefix("plain_") == what:
+                        type_ = types[i.out or i.inputs[0]]
+                        found.append((str(i.attrs["name"]), type_.width, type_.shape))
+                if sorted(found) != declared:
+                    raise ProgramError(
+                        f"the program declares the {what}s {declared}, but has {sorted(found)}"
+                    )
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -223,19 +242,28 @@ def loads(content: bytes) -> Program:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return _read(archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        # zipfile raises RuntimeError for a flag that says encrypted, ValueError for a strange name
         raise ProgramError(f"this is not a .srp file, or it is damaged ({error})") from None
+
+
+_WRONG_JSON = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError, OverflowError,
+)  # fmt: skip
 
 
 def _read(archive: zipfile.ZipFile) -> Program:
     names = set(archive.namelist())
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if any(member.compress_type not in known for member in archive.infolist()):
+        raise ProgramError("this is not a .srp file: it is compressed in another way")
     if "program.json" not in names:
         raise ProgramError("this is not a .srp file: it has no program.json")
     if archive.getinfo("program.json").file_size > MAX_JSON_BYTES:
         raise ProgramError("program.json is unreasonably large")
     try:
         fields = json.loads(archive.read("program.json"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProgramError(f"program.json is damaged ({error})") from None
     version = fields.get("format") if isinstance(fields, dict) else None
     if version != FORMAT:
@@ -245,7 +273,7 @@ def _read(archive: zipfile.ZipFile) -> Program:
         )
     try:
         program = _program(fields, archive, names)
-    except (KeyError, TypeError, ValueError, IndexError, AssertionError) as error:
+    except _WRONG_JSON as error:
         raise ProgramError(f"program.json is damaged ({type(error).__name__}: {error})") from None
     program.check()
     return program

@@ -34,12 +34,12 @@ def write_shares(
 def read_shares(path: str | Path, program: Program, party: int) -> dict[str, Ring]:
     """Return one party's weight shares. Raises ProgramError, naming the file, unless they fit."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             header = archive[HEADER].tobytes().decode("ascii", "replace")
             arrays = {name: archive[str(number)] for number, name in enumerate(program.weights())}
     except OSError as error:
         raise ProgramError(f"{path}: {error.strerror or error}") from None
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ProgramError(f"{path} is no file of weight shares ({error})") from None
     digest, _, index = header.partition(":")
     if digest != program.digest():

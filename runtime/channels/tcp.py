@@ -144,11 +144,15 @@ def connect(port: int, role: str, peer: str, token: bytes, digest: str) -> TcpCh
         raise ProtocolError(f"{peer} cannot be reached: {error}") from None
     channel = TcpChannel(connection, peer)
     nonce = secrets.token_hex(16)
-    channel.send_json({"role": role, "nonce": nonce})
-    answer = channel.receive_json()
-    other = str(answer.get("nonce"))
-    _check(answer, _proof(token, "accept", role, nonce, other, digest), peer)
-    channel.send_json({"proof": _proof(token, "connect", role, nonce, other, digest)})
+    try:
+        channel.send_json({"role": role, "nonce": nonce})
+        answer = channel.receive_json()
+        other = str(answer.get("nonce"))
+        _check(answer, _proof(token, "accept", role, nonce, other, digest), peer)
+        channel.send_json({"proof": _proof(token, "connect", role, nonce, other, digest)})
+    except ProtocolError:
+        channel.close()
+        raise
     return channel
 
 

@@ -61,11 +61,11 @@ def main(
             loaded.model,
             loaded.example_inputs,
             target=target,
-            calibration_inputs=loaded.calibration_inputs,
+            calibration_inputs=loaded.calibration_inputs or None,
             network=network,
             formats=formats,
         )
-    if loaded.calibration_inputs is None:
+    if not loaded.calibration_inputs:
         click.echo(
             f"note: {model_file} defines no calibration_inputs; value ranges come from the example "
             "inputs alone",

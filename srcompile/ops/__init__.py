@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from srcompile.ops import functions, linear, products, program, reductions
+from srcompile.ops import functions, linear, normalisation, products, program, reductions
 from srcompile.ops.base import Op
 
 Registry = Mapping[str, Op]
@@ -15,7 +15,14 @@ Registry = Mapping[str, Op]
 @cache
 def registry() -> Registry:
     """Return all ops by name."""
-    ops = (*linear.OPS, *products.OPS, *functions.OPS, *reductions.OPS, *program.OPS)
+    ops = (
+        *linear.OPS,
+        *products.OPS,
+        *functions.OPS,
+        *reductions.OPS,
+        *normalisation.OPS,
+        *program.OPS,
+    )
     assert len({op.name for op in ops}) == len(ops)
     return MappingProxyType({op.name: op for op in ops})
 

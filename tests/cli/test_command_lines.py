@@ -104,6 +104,16 @@ def test_run_without_a_file_takes_the_example_inputs(folder: Path) -> None:
     assert "differs from the model in float" in result.output
 
 
+def test_without_calibration_inputs_the_example_inputs_are_the_sample(tmp_path: Path) -> None:
+    text = MODEL[: MODEL.index("def calibration_inputs")]
+    (tmp_path / "bare.py").write_text(text)
+
+    result = call(srcompile, tmp_path / "bare.py")
+
+    assert result.exit_code == 0
+    assert "value ranges come from the example inputs alone" in result.stderr
+
+
 def test_srrun_local_counts_what_srcompile_predicts(folder: Path) -> None:
     report = json.loads(call(srcompile, folder / "model.py", "--json").stdout)
     result = call(srrun, "local", folder / "model.srp", "--input", folder / "input.npz", "--json")

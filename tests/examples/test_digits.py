@@ -147,7 +147,7 @@ def test_rounds_do_not_exceed_the_depth_of_the_openings(digits: Digits) -> None:
     program = digits.compiled.program
     for segment in range(1, len(program.segments)):
         graph = nx.DiGraph()
-        made = {}
+        made: dict[str, str] = {}
         for i in program.functions["online"][segment]:
             name = i.out or f"{i.op}{len(made)}"
             made[name] = i.op

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srcompile.errors import Loc
-from srcompile.ir.graph import Module
+from srcompile.ir.graph import Attr, Module
 from srcompile.ops import registry
 from srcompile.ops.base import Case, Op
 from srcompile.ops.builder import GraphBuilder
@@ -167,7 +167,7 @@ def _convolution(b: GraphBuilder, x: str) -> None:
     rng = np.random.default_rng(5)
     b.loc = Loc("model.py", 40, "conv")
     w = _weights(b, rng, "conv.weight", (2, 1, 3, 3))
-    attrs = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    attrs: dict[str, Attr] = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
     h = b.emit("relu", [b.emit("conv2d", [x, w], attrs)])
     pool = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0)}
     h = b.emit("max_pool2d", [h], pool)

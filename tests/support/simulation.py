@@ -1,4 +1,4 @@
-"""What a simulation of one party's view needs: a tape, ideal function keys, and a recorded session."""
+"""What a simulation of one party's view needs: a tape, ideal keys, and a recorded session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: random well-typed graph modules with random names, places and attributes."""
+"""Hypothesis strategies: random well-typed graph modules with random names and attributes."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def graph_modules(draw: st.DrawFn) -> Module:
         operands = []
         for i, shape in enumerate(case.shapes):
             fitting = [name for name in made if b.type(name).shape == shape]
-            if fitting and draw(st.booleans()):
+            if bool(fitting) and draw(st.booleans()):
                 operands.append(draw(st.sampled_from(fitting)))
             elif i in case.secret:
                 operands.append(_const(draw, b, shape))
             else:
-                name = {"name": draw(texts), "shape": shape}
-                operands.append(b.emit("input", [], name, draw(value_names)))
+                attrs: dict[str, Attr] = {"name": draw(texts), "shape": shape}
+                operands.append(b.emit("input", [], attrs, draw(value_names)))
         out = b.emit(op.name, operands, case.attrs, draw(value_names))
         b.set_range(out, draw(ranges))
         made.append(out)

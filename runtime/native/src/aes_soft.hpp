@@ -18,7 +18,7 @@ struct RoundKeys {
     Sliced key[11];
 };
 
-// The AES S-box on bits q[0..7], low to high: the circuit of Boyar and Peralta (2011), 113 gates.
+// The AES S-box on bits q[0..7], low to high: a circuit of Boyar and Peralta; docs/papers.md.
 inline void sbox(uint64_t *q) {
     uint64_t x0 = q[7], x1 = q[6], x2 = q[5], x3 = q[4], x4 = q[3], x5 = q[2], x6 = q[1], x7 = q[0];
 

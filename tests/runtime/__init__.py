@@ -1,0 +1,1 @@
+"""Tests of the runtime: file format, dealer, parties, client, processes."""
