@@ -6,7 +6,10 @@ all become part of a weight, and cost nothing.
     (y + c) * s        = y * s + c * s          (y + c) + d = y + (c + d)
     conv(x, w) * s     = conv(x, w * s)         (x @ w) * s = x @ (w * s)
     view(x * a)        = view(x) * a            (x * a) @ w = x @ (w * a)
-with a a number, s constant along every axis but the output channels, c, d and w constants.
+    (z * g + c) @ w    = z @ (g * w) + c @ w     (x @ y) * a = (x * a) @ y
+with a a number, s constant along every axis but the output channels, c, d, g and w constants. The
+last rule holds for layer norm before a linear layer, even if others use the norm's result: what the
+linear layer opens is then z itself, which is opened anyway.
 """
 
 from __future__ import annotations
@@ -78,6 +81,20 @@ class _Fuser:
         node = self.made.get(name)
         return node if node is not None and name in self.single and node.op in ops else None
 
+    def affine(self, x: str, weight: tuple[int, ...]) -> tuple[str, str, str | None] | None:
+        """Return (z, g, c) if x = z * g + c with vectors g and c (or None) along the last axis."""
+        made, c = self.made.get(x), None
+        if made is not None and made.op == "add" and _constant(made) is not None:
+            x, c = _split(made)
+            made = self.made.get(x)
+        if made is None or made.op != "mul" or _constant(made) is None or len(weight) != 2:
+            return None
+        z, g = _split(made)
+        vectors = [v for v in (g, c) if v is not None]
+        if any(self.b.type(v).shape != weight[:1] for v in vectors):
+            return None
+        return z, g, c
+
     # -- rules: return the new value, or None to leave the node as it is
 
     def mul(self, inputs: list[str], node: Node) -> str | None:
@@ -120,26 +137,36 @@ class _Fuser:
         return self.emit("add", [x, self.b.emit("add", [c, d])])
 
     def scale(self, inputs: list[str], node: Node) -> str | None:
-        (x,) = inputs
-        inner = self.alone(x, "scale", "add", *_LAYERS)
-        if inner is None:
-            return None
+        inner = self.alone(inputs[0], "scale")
         by = float(node.attrs["by"])  # type: ignore[arg-type]
-        if inner.op == "scale":
+        if inner is not None:
             both = by * float(inner.attrs["by"])  # type: ignore[arg-type]
             return self.emit("scale", [inner.inputs[0]], {"by": both})
-        if inner.op == "add":
-            if _constant(inner) is None:
+        return self.scaled(inputs[0], by)
+
+    def scaled(self, x: str, by: float) -> str | None:
+        """Return x * by with the factor in a weight before x, None if there is none to take it."""
+        made = self.alone(x, "add", *_LAYERS, *_VIEWS)
+        if made is None:
+            return None
+        if made.op in _VIEWS:
+            inside = self.scaled(made.inputs[0], by)
+            return inside and self.emit(made.op, [inside], made.attrs)
+        if made.op == "add":
+            if _constant(made) is None:
                 return None
-            y, c = _split(inner)
-            return self.emit(
-                "add", [self.emit("scale", [y], node.attrs), self.b.emit("scale", [c], node.attrs)]
-            )
-        for i, w in enumerate(inner.inputs):
-            if w.startswith("@"):
-                operands = list(inner.inputs)
-                operands[i] = self.b.emit("scale", [w], node.attrs)
-                return self.emit_layer(inner, operands)
+            y, c = _split(made)
+            inside = self.scaled(y, by)
+            return inside and self.emit("add", [inside, self.b.emit("scale", [c], {"by": by})])
+        for i, operand in enumerate(made.inputs):
+            if operand.startswith("@"):
+                factor: str | None = self.b.emit("scale", [operand], {"by": by})
+            else:
+                factor = self.scaled(operand, by) if _constant(made) is None else None
+            if factor is not None:
+                operands = list(made.inputs)
+                operands[i] = factor
+                return self.emit_layer(made, operands)
         return None
 
     def view(self, inputs: list[str], node: Node) -> str | None:
@@ -150,6 +177,16 @@ class _Fuser:
 
     def layer(self, inputs: list[str], node: Node) -> str | None:
         x, w = inputs
+        if node.op == "matmul" and w.startswith("@") and not x.startswith("@"):
+            normed = self.affine(x, self.b.type(w).shape)
+            if normed is not None:
+                z, g, c = normed
+                rows = self.b.emit("reshape", [g], {"shape": (self.b.type(g).shape[-1], 1)})
+                out = self.emit("matmul", [z, self.b.emit("mul", [w, rows])])
+                if c is None:
+                    return out
+                row = self.b.emit("reshape", [c], {"shape": (1, self.b.type(c).shape[-1])})
+                return self.emit("add", [out, self.b.emit("matmul", [row, w])])
         inner = self.alone(x, "scale")
         if inner is None or not w.startswith("@"):
             return None
@@ -158,14 +195,14 @@ class _Fuser:
         )
 
 
-def _constant(add: Node) -> str | None:
-    """Return the constant operand of an addition, if it has one."""
-    return next((i for i in add.inputs if i.startswith("@")), None)
+def _constant(node: Node) -> str | None:
+    """Return the constant operand of an addition or product, if it has one."""
+    return next((i for i in node.inputs if i.startswith("@")), None)
 
 
-def _split(add: Node) -> tuple[str, str]:
-    """Return (value, constant) of an addition of the two."""
-    x, c = add.inputs
+def _split(node: Node) -> tuple[str, str]:
+    """Return (value, constant) of an addition or product of the two."""
+    x, c = node.inputs
     return (c, x) if x.startswith("@") else (x, c)
 
 

@@ -206,19 +206,13 @@ class Div(Op):
         return (Case(((2, 3),), {"by": 3.0}), Case(((4,),), {"by": 8.0}))
 
 
-class Sum(_Linear):
-    """Sum over axes."""
+class _OverAxes(Op):
+    """What sum and mean have in common."""
 
-    name = "sum"
-    torch = ("aten.sum.dim_IntList", "aten.sum.default", "torch.sum")
     attrs = ("axes", "keepdims")
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
         return isa.sum_shape(shapes[0], attrs)
-
-    def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
-        axes = ints(attrs["axes"])
-        return np.asarray(np.sum(inputs[0], axis=axes, keepdims=bool(attrs["keepdims"])))
 
     def from_torch(
         self, b: Emitter, x: str, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
@@ -228,6 +222,17 @@ class Sum(_Linear):
         axes = tuple(sorted(axis_of(d, rank) for d in dims)) if rank else ()
         return b.emit(self.name, [x], {"axes": axes, "keepdims": keepdim})
 
+
+class Sum(_OverAxes, _Linear):
+    """Sum over axes."""
+
+    name = "sum"
+    torch = ("aten.sum.dim_IntList", "aten.sum.default", "torch.sum")
+
+    def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
+        axes = ints(attrs["axes"])
+        return np.asarray(np.sum(inputs[0], axis=axes, keepdims=bool(attrs["keepdims"])))
+
     def cases(self) -> tuple[Case, ...]:
         return (
             Case(((2, 3, 4),), {"axes": (1,), "keepdims": False}),
@@ -235,15 +240,11 @@ class Sum(_Linear):
         )
 
 
-class Mean(Op):
+class Mean(_OverAxes):
     """Mean over axes: a sum and a public factor."""
 
     name = "mean"
     torch = ("aten.mean.dim", "aten.mean.default", "torch.mean")
-    attrs = ("axes", "keepdims")
-
-    def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
-        return isa.sum_shape(shapes[0], attrs)
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         axes = ints(attrs["axes"])
@@ -253,14 +254,6 @@ class Mean(Op):
         shape = b.type(inputs[0]).shape
         count = int(np.prod([shape[a] for a in ints(attrs["axes"])]))
         return b.emit("scale", [b.emit("sum", inputs, attrs)], {"by": 1.0 / count})
-
-    def from_torch(
-        self, b: Emitter, x: str, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-    ) -> str:
-        rank = len(b.type(x).shape)
-        dims = range(rank) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
-        axes = tuple(sorted(axis_of(d, rank) for d in dims)) if rank else ()
-        return b.emit(self.name, [x], {"axes": axes, "keepdims": keepdim})
 
     def cases(self) -> tuple[Case, ...]:
         return (
