@@ -194,7 +194,8 @@ def _segment_layers(
     for by_layer in rounds.values():  # a round counts for the layer that sends most in it
         key = max(by_layer, key=by_layer.__getitem__)
         found[key] = found[key].plus(LayerCost(*key, rounds=1))
-    return tuple(found.values())
+    order = {(layer.name, layer.op, layer.source): k for k, layer in enumerate(program.layers)}
+    return tuple(found[key] for key in sorted(found, key=order.__getitem__))
 
 
 def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
