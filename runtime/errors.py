@@ -17,3 +17,7 @@ class InputError(RunError):
 
 class ProtocolError(RunError):
     """A peer that is gone or does not keep to the protocol; names peer, round and instruction."""
+
+
+class KernelError(RunError, ValueError):
+    """Kernels that do not exist, or that this machine cannot run."""

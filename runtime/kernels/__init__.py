@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from srcompile.runtime.errors import KernelError
 from srcompile.runtime.kernels.definition import NumpyKernels
 from srcompile.runtime.kernels.interface import Kernels, ring_dtype
 from srcompile.runtime.kernels.layout import dcf_key_bytes, dpf_key_bytes
@@ -20,11 +21,11 @@ __all__ = ["CHOICES", "Kernels", "dcf_key_bytes", "dpf_key_bytes", "load", "ring
 def load(name: str | None = None) -> Kernels:
     """Return the kernels called `name`; without one, those SRCOMPILE_KERNELS names or the fastest.
 
-    ValueError if the name is unknown, or if this machine cannot run what it names.
+    KernelError if the name is unknown, or if this machine cannot run what it names.
     """
     wanted = name or os.environ.get("SRCOMPILE_KERNELS") or None
     if wanted is not None and wanted not in CHOICES:
-        raise ValueError(f"There are no kernels '{wanted}': choose one of {', '.join(CHOICES)}.")
+        raise KernelError(f"There are no kernels '{wanted}': choose one of {', '.join(CHOICES)}.")
     if wanted == "numpy":
         return NumpyKernels()
     try:
@@ -32,7 +33,7 @@ def load(name: str | None = None) -> Kernels:
     except ImportError as error:
         if wanted is None:
             return NumpyKernels()
-        raise ValueError(
+        raise KernelError(
             f"The kernels '{wanted}' need the native module, which is not built here ({error}); "
             f"install srcompile with a C++ compiler, or choose numpy."
         ) from error

@@ -19,6 +19,7 @@ from srcompile.runtime.errors import InputError, RunError
 from srcompile.runtime.program import Program
 
 P = ParamSpec("P")
+COMPILER_NEEDS = ("torch", "networkx", "lark")
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -31,10 +32,14 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         except (UserError, RunError) as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
-        except ValueError as error:
-            if "SRCOMPILE_KERNELS" not in str(error) and "kernels" not in str(error):
+        except ModuleNotFoundError as error:
+            if error.name not in COMPILER_NEEDS:
                 raise
-            click.echo(f"error: {error}", err=True)
+            click.echo(
+                f"error: compiling needs {error.name}, which is not installed; install srcompile "
+                "with its extra: pip install 'srcompile[compiler]'",
+                err=True,
+            )
             sys.exit(2)
 
     return wrapped

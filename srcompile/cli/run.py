@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from srcompile.cli.common import print_json, read_inputs, reports_errors
-from srcompile.runtime.client import split_batch
+from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.kernels import load as load_kernels
@@ -93,6 +93,10 @@ def run_data(
     }
 
 
+def _shown(values: Array) -> str:
+    return np.array2string(values, precision=4, threshold=20, max_line_width=68)
+
+
 def _print_run(console: Console, data: dict[str, Any], results: list[ClusterResult]) -> None:
     count = data["inferences"]
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
@@ -101,7 +105,7 @@ def _print_run(console: Console, data: dict[str, Any], results: list[ClusterResu
         shares = (f"{name} {routes.count(name)}" for name in dict.fromkeys(routes))
         table.add_row("route", routes[0] if count == 1 else ", ".join(shares))
     for name in data["outputs"]:
-        shown = [np.array2string(r.outputs[name], precision=4, threshold=20) for r in results[:5]]
+        shown = [_shown(r.outputs[name]) for r in results[:5]]
         table.add_row(name, "\n".join(shown) + ("\n..." if count > 5 else ""))
     online, offline = data["online"], data["offline"]
     each = "" if count == 1 else f" ({count} inferences)"

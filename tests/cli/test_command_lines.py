@@ -225,3 +225,13 @@ def test_the_installed_commands_start() -> None:
             check=True,
         )
         assert "Usage" in done.stdout
+
+
+def test_without_the_compilers_packages_srcompile_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "srcompile.api", raising=False)
+    monkeypatch.delitem(sys.modules, "srcompile.frontend.capture", raising=False)
+
+    assert "pip install 'srcompile[compiler]'" in refusal(srcompile, folder / "model.py")
