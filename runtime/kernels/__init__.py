@@ -38,4 +38,7 @@ def load(name: str | None = None) -> Kernels:
             f"install srcompile with a C++ compiler, or choose numpy."
         ) from error
     path = "" if wanted in (None, "native") else wanted.removeprefix("native-")
-    return NativeKernels(path)
+    try:
+        return NativeKernels(path)
+    except ValueError as error:
+        raise KernelError(str(error)) from None
