@@ -9,6 +9,7 @@ from types import MappingProxyType
 from srcompile.errors import CompileError
 from srcompile.ir.graph import Module, Node
 from srcompile.ir.types import FixType
+from srcompile.passes.quantise import Formats
 from srcompile.passes.reuse_buffers import Buffers, reuse_buffers
 from srcompile.runtime.check import PHASES
 from srcompile.runtime.isa import RingType
@@ -78,11 +79,11 @@ class _Emitter:
 
 
 def interface_of(
-    fixed: Module, calibrated: Mapping[str, tuple[float, float]], margin: float
+    fixed: Module, calibrated: Mapping[str, tuple[float, float]], formats: Formats
 ) -> Interface:
     """Return the encodings of inputs and outputs of a fixed-level module with planned rings.
 
-    `calibrated` gives the range of each input; the program takes values within `margin` times it.
+    `calibrated` gives the range of each input; the program takes it with the margin around it.
     """
     types = fixed.main.types()
     inputs, outputs = [], {}
@@ -91,9 +92,9 @@ def interface_of(
             type_ = types[node.out]
             assert isinstance(type_, FixType)
             name = str(node.attrs["name"])
-            top = max(abs(v) for v in calibrated[name]) * margin
+            low, high = formats.widened(calibrated[name])
             ring = int(node.attrs["ring"])  # type: ignore[arg-type]
-            inputs.append(Tensor(name, type_.shape, type_.frac, ring, -top, top))
+            inputs.append(Tensor(name, type_.shape, type_.frac, ring, low, high))
         elif node.op == "output":
             type_ = types[node.inputs[0]]
             assert isinstance(type_, FixType)

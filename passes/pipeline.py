@@ -57,6 +57,7 @@ class Stages:
     program: Program
     cost: Cost
     leakage: tuple[Disclosure, ...]
+    notes: tuple[str, ...] = ()
 
 
 def run_pipeline(graph: Module, samples: Samples, ops: Registry, options: Options) -> Stages:
@@ -112,7 +113,8 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     calibrated = module
     for transform in after_expansion:
         module = checked(transform(module))
-    fixed = checked(quantise(module, ops, options.formats))
+    notes: list[str] = []
+    fixed = checked(quantise(module, ops, options.formats, notes))
     fixed = checked(plan_rings(fixed, ops, options.max_width, options.network))
     lowered = lower(fixed, PROTOCOLS[options.target])
     verify_lowered(lowered)
@@ -120,10 +122,11 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     verify_lowered(lowered)
     schedule = schedule_rounds(lowered)
     leakage = check_leakage(schedule)
-    interface = interface_of(fixed, _input_ranges(module), options.formats.margin)
+    interface = interface_of(fixed, _input_ranges(module), options.formats)
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network)
-    return Stages(calibrated, fixed, lowered, schedule, interface, program, cost, leakage)
+    known = (interface, program, cost, leakage, tuple(notes))
+    return Stages(calibrated, fixed, lowered, schedule, *known)
 
 
 def _input_ranges(module: Module) -> dict[str, tuple[float, float]]:

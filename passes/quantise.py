@@ -20,7 +20,9 @@ from srcompile.ir.types import FixType, FloatType
 from srcompile.ops import Registry
 from srcompile.ops.functions import Equals
 from srcompile.ops.functions import Function as FunctionOp
-from srcompile.passes.tables import fit_table
+from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
+
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Formats:
     margin: float = 2.0
     routing_bits: int = 24
 
+    def widened(self, range_: Range) -> Range:
+        """Return a calibrated range with the margin around it; functions and inputs take it."""
+        low, high = range_
+        spread = max(high - low, 2.0**-8) * (self.margin - 1) / 2
+        return (low - spread, high + spread)
+
     def for_routing(self) -> Formats:
         """Return the formats of a router."""
         return replace(
@@ -50,20 +58,23 @@ class Formats:
         )
 
 
-Range = tuple[float, float]
-
-
-def quantise(module: Module, ops: Registry, formats: Formats = Formats()) -> Module:
+def quantise(
+    module: Module,
+    ops: Registry,
+    formats: Formats = Formats(),
+    notes: list[str] | None = None,
+) -> Module:
     """Return the fixed-level form of a calibrated graph-level module of primitives.
 
-    Raises CompileError at a value without a calibrated range.
+    What the user should know, such as a table that is less precise than asked for, is added to
+    `notes`. Raises CompileError at a value without a calibrated range.
     """
-    return _Quantiser(module, ops, formats).run()
+    return _Quantiser(module, ops, formats, [] if notes is None else notes).run()
 
 
 class _Quantiser:
-    def __init__(self, module: Module, ops: Registry, formats: Formats) -> None:
-        self.module, self.ops, self.formats = module, ops, formats
+    def __init__(self, module: Module, ops: Registry, formats: Formats, notes: list[str]) -> None:
+        self.module, self.ops, self.formats, self.notes = module, ops, formats, notes
         self.consts: dict[str, Const] = {}
         self.nodes: list[Node] = []
         self.types: dict[str, FixType] = {}
@@ -291,9 +302,24 @@ class _Quantiser:
         out_range = self.range_of(node)
         frac = 0 if whole else self.frac_for(out_range, self.formats.activation_bits)
         tolerance = max(map(abs, out_range)) / self.formats.margin / 2**self.formats.table_bits
+        # few elements can afford a large table: 2^22 entries are read in all
+        most = min(15, max(MAX_INDEX_BITS, 22 - math.prod(type_.shape).bit_length()))
         spec = fit_table(
-            lambda u: op.at(u, node.attrs), type_.bits, type_.frac, centre, window, frac, tolerance
+            lambda u: op.at(u, node.attrs),
+            type_.bits,
+            type_.frac,
+            centre,
+            window,
+            frac,
+            tolerance,
+            most,
         )
+        if spec.error > 4 * tolerance:
+            self.notes.append(
+                f"{node.loc}: {node.op} over {window[0]:.3g} to {window[1]:.3g} is off by up to "
+                f"{spec.error:.2g}, where {tolerance:.2g} was asked for; a narrower range of its "
+                "argument would help"
+            )
         if spec.index_bits + spec.low_bits > type_.bits:
             wider = (-(2.0 ** (type_.bits - 1 - type_.frac)), 2.0 ** (type_.bits - 1 - type_.frac))
             x = self.emit("offset", [x], type_.frac, wider, {"by": 0})
@@ -309,7 +335,7 @@ class _Quantiser:
         argument = self.calibrated[node.inputs[0]]
         if argument is None:
             raise CompileError(f"the argument of {node.op} has no calibrated range", node.loc)
-        low, high = argument
+        low = argument[0]
         if low < op.domain[0]:
             raise CompileError(
                 f"{node.op} of values down to {low:g}, but it is only supported from "
@@ -317,12 +343,10 @@ class _Quantiser:
                 node.loc,
                 "Check the calibration inputs, or shift or clamp the argument.",
             )
-        spread = max(high - low, 2.0**-8) * (self.formats.margin - 1) / 2
+        below, above = self.formats.widened(argument)
         if op.domain[0] > -math.inf:  # keep away from a pole: divide rather than subtract
-            low, spread_low = max(low / self.formats.margin, op.domain[0]), 0.0
-        else:
-            spread_low = spread
-        return (low - spread_low, high + spread)
+            below = max(low / self.formats.margin, op.domain[0])
+        return (below, above)
 
     # -- ranges that follow from counting, not from samples
 

@@ -40,16 +40,18 @@ def fit_table(
     window: tuple[float, float],
     frac: int,
     tolerance: float,
+    most: int = MAX_INDEX_BITS,
 ) -> TableSpec:
     """Return the smallest table for `bits`-bit x whose error inside `window` is within `tolerance`.
 
-    `frac` is the least number of fraction bits of the result. If no table is good enough the
-    largest one is returned; its `error` says how good it is. The table may be for one bit more than
-    `bits`: above the cell of the largest x there must be another, which is not that of the lowest.
+    `frac` is the least number of fraction bits of the result. If no table of `most` index bits is
+    good enough the largest one is returned; its `error` says how good it is. The table may be for
+    one bit more than `bits`: above the cell of the largest x there must be another, which is not
+    that of the lowest.
     """
     top = math.ceil((window[1] - centre) * 2.0**f) + 1
     low = max(MIN_INDEX_BITS, bits - 48)
-    sizes = range(min(low, bits), min(MAX_INDEX_BITS, bits) + 1)
+    sizes = range(min(low, bits), min(most, bits) + 1)
     for index_bits in sizes:
         cell = 1 << (bits - index_bits)
         more = 1 if cell > 1 and top >= (1 << (bits - 1)) - cell else 0

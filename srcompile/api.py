@@ -55,9 +55,14 @@ class Compiled:
         """All that a run discloses, to whom and why."""
         return self.stages.leakage
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, such as a function whose table is less precise than asked."""
+        return self.stages.notes
+
     def report(self) -> dict[str, Any]:
-        """Return cost and leakage as plain data, the keys of `srcompile --json`."""
-        return report_data(self.cost, self.leakage)
+        """Return cost, leakage and notes as plain data, the keys of `srcompile --json`."""
+        return {**report_data(self.cost, self.leakage), "notes": list(self.notes)}
 
     def text(self, level: str) -> str:
         """Return the program as text on one level: graph, fixed, lowered, schedule or dealer.

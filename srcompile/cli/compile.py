@@ -71,6 +71,8 @@ def main(
             "inputs alone",
             err=True,
         )
+    for note in compiled.notes:
+        click.echo(f"note: {note}", err=True)
     if out:
         _write(compiled, out, shares)
     if emit is not None:
