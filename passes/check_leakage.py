@@ -108,8 +108,8 @@ def _disclosures(module: Module) -> Iterator[Disclosure]:
         names = ", ".join(s.name for s in online.segments[1:])
         yield Disclosure(
             f"the route: which of {names} runs",
-            "both parties",
-            "they must know which schedule to run",
+            "both parties and the client",
+            "the parties must know which schedule to run, and tell the client",
         )
         yield Disclosure(
             "how often each model ran",

@@ -69,6 +69,9 @@ class Party:
         self._engine = Engine(program, kernels, index)
         self._shares: dict[str, Ring] = {}
         self._opened: dict[str, Ring] = {}
+        self._loaded = False
+        self._last_block = -1
+        self._last_used: dict[int, int] = {}  # segment -> block
         needed = frozenset(n for _, i in program.instructions("online") for n in i.inputs)
         self._prepare_drops = [last_uses(b, needed) for b in program.functions["prepare"]]
         later = frozenset(
@@ -83,7 +86,13 @@ class Party:
     # -- weights
 
     def load_weights(self, shares: Mapping[str, Ring]) -> None:
-        """Take this party's weight shares and open F = W - B of those that enter products."""
+        """Take this party's weight shares and open F = W - B of those that enter products.
+
+        Raises ProtocolError the second time: B masks one set of weights, and no other.
+        """
+        if self._loaded:
+            raise ProtocolError("the weights are loaded already; other weights need a new session")
+        self._loaded = True
         self._shares = dict(shares)
         numbers = {name: k for k, name in enumerate(self.program.weights())}
         names = dict.fromkeys(
@@ -104,8 +113,12 @@ class Party:
     def prepare(self, block: int, segment: int, material: bytes) -> Prepared:
         """Turn a block of material into what the online function needs. Local.
 
-        Raises ProtocolError if the material is not as long as the program says.
+        Raises ProtocolError if the material is not as long as the program says, or if the block is
+        not newer than all before it.
         """
+        if block <= self._last_block:
+            raise ProtocolError(f"the dealer sent block {block} after block {self._last_block}")
+        self._last_block = block
         reader = _Material(self, block, material)
         env: Env = {}
         arena = self._engine.arena("prepare", segment)
@@ -130,19 +143,28 @@ class Party:
     def infer(self, shared: Prepared, branches: Sequence[Prepared] = ()) -> Inference:
         """Run one inference on `shared` and, if it is routed, on the block of the branch taken.
 
-        `branches` holds one block for each route, in order. The blocks used must not be used again.
+        `branches` holds one block for each route, in order. Raises ProtocolError, before anything
+        that depends on it is sent, if a block is used already.
         """
+        self._use(shared)
         counters = Counters()
         env: Env = dict(shared.env)
         run = _Online(self, env, counters)
         with np.errstate(over="ignore"):
             run.segment(0)
             if run.route is not None:
+                self._use(branches[run.route])
                 env.update(branches[run.route].env)
                 run.segment(self._segment_of(run.route))
         for tensor in self.program.outputs:
             self._client.send(run.outputs[tensor.name])
         return Inference(run.route, counters)
+
+    def _use(self, prepared: Prepared) -> None:
+        last = self._last_used.get(prepared.segment, -1)
+        if prepared.block <= last:
+            raise ProtocolError(f"block {prepared.block} is used already, or older than {last}")
+        self._last_used[prepared.segment] = prepared.block
 
     def _segment_of(self, route: int) -> int:
         return next(k for k, s in enumerate(self.program.segments) if s.route == route)

@@ -57,7 +57,7 @@ def test_a_routed_program_says_what_it_discloses() -> None:
             "the program: layers, shapes, formats, calibrated ranges, public constants",
             "both parties and the dealer",
         ),
-        ("the route: which of m0, m1, m2 runs", "both parties"),
+        ("the route: which of m0, m1, m2 runs", "both parties and the client"),
         ("how often each model ran", "the dealer"),
         ("the output 'y'", "the client"),
         ("the mask of the input 'x'", "the client"),

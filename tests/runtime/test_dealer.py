@@ -132,3 +132,18 @@ def test_streams_of_blocks_and_slots_differ(fast_kernels: Kernels) -> None:
     words = np.concatenate(streams)
     assert len(set(words.tolist())) == words.size
     assert np.array_equal(source.ring(1, 1, type_), streams[places.index((1, 1))])
+
+
+def test_a_party_refuses_material_and_weights_that_it_had_before() -> None:
+    local = session(compiled(NETWORKS_BY_NAME["mlp"]).program, 1)
+    party = local.parties[0]
+    dealt = local.dealer.deal(0)
+    prepared = party.prepare(dealt.block, 0, dealt.to_party[0])
+
+    with pytest.raises(ProtocolError, match=f"sent block {dealt.block} after block {dealt.block}"):
+        party.prepare(dealt.block, 0, dealt.to_party[0])
+    with pytest.raises(ProtocolError, match="the weights are loaded already"):
+        party.load_weights({})
+    party._use(prepared)
+    with pytest.raises(ProtocolError, match=f"block {dealt.block} is used already"):
+        party.infer(prepared)
