@@ -7,9 +7,12 @@ all become part of a weight, and cost nothing.
     conv(x, w) * s     = conv(x, w * s)         (x @ w) * s = x @ (w * s)
     view(x * a)        = view(x) * a            (x * a) @ w = x @ (w * a)
     (z * g + c) @ w    = z @ (g * w) + c @ w     (x @ y) * a = (x * a) @ y
-with a a number, s constant along every axis but the output channels, c, d, g and w constants. The
-last rule holds for layer norm before a linear layer, even if others use the norm's result: what the
-linear layer opens is then z itself, which is opened anyway.
+    (e * r) @ v        = (e @ v) * r
+with a a number, r one factor for each row, s constant along every axis but the output channels, c,
+d, g and w constants. The rule for g and c holds for layer norm before a linear layer, even if
+others use the norm's result: what the linear layer opens is then z itself, which is opened anyway.
+The one for r lets attention divide by the sums of softmax after the product: the sums' inverses
+are computed meanwhile, and the quotients, as many as scores, need not be opened.
 """
 
 from __future__ import annotations
@@ -94,6 +97,18 @@ class _Fuser:
         if any(self.b.type(v).shape != weight[:1] for v in vectors):
             return None
         return z, g, c
+
+    def row_factor(self, x: str) -> tuple[str, str] | None:
+        """Return (e, r) if x = e * r, for nobody else, with one factor r for each row of e."""
+        made = self.alone(x, "mul")
+        if made is None or _constant(made) is not None:
+            return None
+        whole = self.b.type(x).shape
+        for e, r in (made.inputs, made.inputs[::-1]):
+            per_row = self.b.type(r).shape
+            if self.b.type(e).shape == whole and per_row == (*whole[:-1], 1) != whole:
+                return e, r
+        return None
 
     # -- rules: return the new value, or None to leave the node as it is
 
@@ -187,6 +202,10 @@ class _Fuser:
                     return out
                 row = self.b.emit("reshape", [c], {"shape": (1, self.b.type(c).shape[-1])})
                 return self.emit("add", [out, self.b.emit("matmul", [row, w])])
+        factor = self.row_factor(x) if node.op == "matmul" else None
+        if factor is not None:
+            e, r = factor
+            return self.emit("mul", [self.emit("matmul", [e, w]), r])
         inner = self.alone(x, "scale")
         if inner is None or not w.startswith("@"):
             return None
