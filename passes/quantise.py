@@ -41,7 +41,7 @@ class Formats:
     weight_bits: int = 12
     table_bits: int = 12
     margin: float = 2.0
-    routing_bits: int = 24
+    routing_bits: int = 26
 
     def widened(self, range_: Range) -> Range:
         """Return a calibrated range with the margin around it; functions and inputs take it."""
@@ -314,7 +314,7 @@ class _Quantiser:
             tolerance,
             most,
         )
-        if spec.error > 4 * tolerance:
+        if spec.error > 4 * tolerance and not whole:
             self.notes.append(
                 f"{node.loc}: {node.op} over {window[0]:.3g} to {window[1]:.3g} is off by up to "
                 f"{spec.error:.2g}, where {tolerance:.2g} was asked for; a narrower range of its "

@@ -38,6 +38,12 @@ def sorting():
             return torch.sort(x).values
     return Sorting()
 
+def steep():
+    class Steep(nn.Module):
+        def forward(self, x):
+            return torch.rsqrt(x + 2.0001)
+    return Steep()
+
 def example_inputs():
     return (torch.ones(1, 4),)
 
@@ -97,6 +103,14 @@ def test_run_compares_with_the_model_in_float(folder: Path, target: str) -> None
     run = json.loads(result.stdout)["run"]
     assert run["largest_difference"]["output"] < 0.01
     assert run["kernels"]
+
+
+def test_a_table_that_misses_its_tolerance_is_noted(folder: Path) -> None:
+    steep = call(srcompile, f"{folder / 'model.py'}:steep")
+    smooth = call(srcompile, folder / "model.py")
+    assert "note: " in steep.stderr
+    assert "rsqrt over" in steep.stderr
+    assert "note: " not in smooth.stderr
 
 
 def test_run_without_a_file_takes_the_example_inputs(folder: Path) -> None:

@@ -89,6 +89,10 @@ def test_secure_decisions_and_routes_equal_those_of_pytorch_in_99_5_percent(
     assert np.mean(np.array([r.route for r in secure]) == routes) >= 0.995
 
 
+def test_no_table_misses_its_tolerance(digits: Digits) -> None:
+    assert digits.compiled.notes == ()
+
+
 def test_the_pool_is_accurate_and_uses_all_its_models(digits: Digits, secure: list[Result]) -> None:
     found = np.array([r.outputs["output"].argmax() for r in secure])
     assert np.mean(found == digits.labels) >= 0.97
