@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench sanitize clean
 
 demo: $(READY)
 	$(BIN)/python examples/digits/demo.py
@@ -20,6 +20,16 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench/kernels.py
+
+# Beside the normal install: -S and -P leave it and this folder out, so that only these kernels load.
+sanitize: $(READY)
+	CXX="$(CXX)" CXXFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+	  --target build/sanitize .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 SRCOMPILE_KERNELS=native \
+	  PYTHONPATH="build/sanitize:$$(echo $(VENV)/lib/python3*/site-packages)" \
+	  $(BIN)/python -S -P -m pytest --import-mode=append tests/kernels
 
 $(READY): pyproject.toml constraints.txt runtime/native/CMakeLists.txt $(wildcard runtime/native/src/*)
 	$(PYTHON) -m venv $(VENV)

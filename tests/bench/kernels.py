@@ -94,7 +94,7 @@ def cases() -> Iterator[Case]:
         (12, 2, 32, 2000),
     ):
         yield from _dpf_cases(rng, n, k, w, count)
-    for n, widths, count in ((24, (32,), 20000), (16, (1, 20), 20000)):
+    for n, widths, count in ((24, (32,), 20000), (16, (1, 20), 20000), (15, (27, 27, 11), 4096)):
         yield from _dcf_cases(rng, n, widths, count)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from srcompile.runtime.kernels import Kernels, dcf_key_bytes
@@ -20,6 +20,9 @@ from .implementations import AVAILABLE
     count=st.integers(0, 40),
     seed=st.integers(0, 2**32),
 )
+@example(n=15, widths=[27, 27, 11], count=37, seed=1)  # two words a value, one field in both
+@example(n=15, widths=[27, 27, 10], count=33, seed=2)
+@example(n=64, widths=[64] * 16, count=5, seed=3)
 def test_comparisons_add_up_and_all_agree(n: int, widths: list[int], count: int, seed: int) -> None:
     # given: thresholds and inputs, a third of them equal or next to each other
     rng = np.random.default_rng(seed)

@@ -15,6 +15,10 @@ def test_numpy_can_always_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().name == "numpy"
 
 
+def test_the_kernels_that_the_environment_asks_for_are_there() -> None:
+    assert load().name in {kernels.name for kernels in AVAILABLE.values()}
+
+
 def test_an_unknown_name_lists_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"'fast'.*numpy, native, native-avx2, native-portable"):
         load("fast")

@@ -1,196 +1,240 @@
 // Distributed comparison functions: keys for the dealer, evaluation for a party [BCGGIKR21].
 //
-// Both run level by level over a batch of gates, so that many independent blocks are hashed at
-// once. They are compiled twice: for any fields, and for a single one (Single).
+// Both run level by level over a batch of gates: many independent blocks are hashed at once, and
+// values are kept in rows, where a field is at the same bits for all gates.
 #include "entries.hpp"
 #include "tree.hpp"
 
 namespace SRC_PATH {
 namespace {
 
-constexpr size_t batch = 32;  // even: nodes are moved in pairs
+constexpr size_t batch = 32;
 
-// Returns field c of the q words of a value; with garbage above its width if it is the only one.
-template <bool Single>
-inline uint64_t field(const DcfShape &s, const uint64_t *words, size_t c) {
-    if (Single) return words[0];
-    const int word = s.offsets[c] / 64, shift = s.offsets[c] % 64, w = s.widths[c];
-    uint64_t v = words[word] >> shift;
-    if (shift + w > 64) v |= words[word + 1] << (64 - shift);
-    return v & low_bits<uint64_t>(w);
+// The same word of four gates. A row is that word of all gates of the batch; rows one after the
+// other are the gates' bit strings.
+typedef Pair Four;
+constexpr size_t row_size = batch / 4;
+
+inline Four *row(Four *rows, size_t i) { return rows + i * row_size; }
+
+inline uint64_t &word_of(Four *rows, size_t i, size_t gate) {
+    return reinterpret_cast<uint64_t *>(row(rows, i))[gate];
 }
 
-inline const uint64_t *words_of(const Block *blocks) {
-    return reinterpret_cast<const uint64_t *>(blocks);
-}
+// Where a field of w bits begins in a bit string, and whether it goes on in the next word.
+struct Field {
+    size_t word;
+    int shift;
+    bool split;
 
-// in[g·q + j] = st[g] ^ (1 + j), of which the hashes are the values of the children of st[g].
-void value_inputs(const Block *st, size_t gates, size_t q, Block *in) {
-    if (q == 1) {
-        const Pair one = {1, 0, 1, 0};
-        for (size_t g = 0; g < gates; g += 2) store_pair(in + g, load_pair(st + g) ^ one);
-        return;
+    Field(int at, int w)
+        : word(static_cast<size_t>(at / 64)), shift(at % 64), split(shift + w > 64) {}
+
+    // Returns the field of the v-th four gates, with garbage above its width.
+    Four get(const Four *rows, size_t v) const {
+        const Four *from = rows + word * row_size + v;
+        return split ? from[0] >> shift | from[row_size] << (64 - shift) : from[0] >> shift;
     }
-    for (size_t g = 0; g < gates; g++)
-        for (size_t j = 0; j < q; j++) in[g * q + j] = st[g] ^ Block { 1 + j, 0 };
+
+    // Sets the field, where zeros are, to x, which has zeros above its width.
+    void put(Four *rows, size_t v, Four x) const {
+        Four *to = rows + word * row_size + v;
+        to[0] |= x << shift;
+        if (split) to[row_size] |= x >> (64 - shift);
+    }
+};
+
+// Copies a bit string of a key into the rows of one gate, or out of them.
+void load_rows(const uint8_t *bits, size_t bytes, Four *rows, size_t gate) {
+    for (size_t i = 0; 8 * i < bytes; i++)
+        memcpy(&word_of(rows, i, gate), bits + 8 * i, smaller<size_t>(8, bytes - 8 * i));
 }
 
-template <bool Single>
-void keys_of(const DcfShape &s, size_t count, const uint64_t *alpha, const uint64_t *beta,
-             const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys) {
-    const size_t q = Single ? 1 : static_cast<size_t>(s.words), n = static_cast<size_t>(s.n);
-    const size_t fields = Single ? 1 : static_cast<size_t>(s.fields);
-    // the hashes of a level: tree (2·gates), then values (2·gates, q)
-    Scratch<Block> point_memory(batch), node_memory(2 * batch), hash_memory(2 * batch * (1 + q));
-    Scratch<Block> cw_memory(n * batch);
-    Scratch<uint64_t> sum_memory(batch * fields);
-    Scratch<uint64_t> value_cw_memory((n + 1) * fields * batch);
-    Block *const points = point_memory.get(), *const st0 = node_memory.get();
-    Block *const h = hash_memory.get(), *const cw = cw_memory.get();  // cw (n, batch)
-    uint64_t *const v_alpha = sum_memory.get();
-    uint64_t *const value_cw = value_cw_memory.get();  // (n + 1, fields, batch)
+void store_rows(Four *rows, size_t gate, uint8_t *bits, size_t bytes) {
+    for (size_t i = 0; 8 * i < bytes; i++)
+        memcpy(bits + 8 * i, &word_of(rows, i, gate), smaller<size_t>(8, bytes - 8 * i));
+}
 
-    for (size_t first = 0; first < count; first += batch) {
-        const size_t present = smaller(batch, count - first), gates = (present + 1) / 2 * 2;
-        Block *const st1 = st0 + gates, *const values = h + 2 * gates;
-        memset(v_alpha, 0, sizeof(uint64_t) * batch * fields);
-        for (size_t g = 0; g < present; g++) {
-            st0[g] = root_node(seeds0 + 16 * (first + g), 0);
-            st1[g] = root_node(seeds1 + 16 * (first + g), 1);
-            points[g] = Block{alpha[first + g], alpha[first + g]};
-        }
-        for (size_t i = 0; i < n; i++) {
-            const int place = static_cast<int>(n - 1 - i);
-            hash_blocks(st0, h, 2 * gates);
-            value_inputs(st0, 2 * gates, q, values);
-            hash_blocks(values, values, 2 * gates * q);
-            for (size_t g = 0; g < present; g++) {
-                const uint64_t *words0 = words_of(values + g * q);
-                const uint64_t *words1 = words_of(values + (gates + g) * q);
-                const uint64_t right = mask_of(alpha[first + g] >> place), t1 = st1[g][0];
-                for (size_t c = 0; c < fields; c++) {
-                    // differences v_1 - v_0 of both children; alpha_i says which is kept
-                    const uint64_t d_left =
-                        field<Single>(s, words1, c) - field<Single>(s, words0, c);
-                    const uint64_t d_right =
-                        field<Single>(s, words1 + q, c) - field<Single>(s, words0 + q, c);
-                    const uint64_t keep = d_left ^ ((d_left ^ d_right) & right);
-                    const uint64_t lose = d_left ^ d_right ^ keep;
-                    // V_CW = (-1)^t_1·(v_1^lose - v_0^lose - V_alpha + alpha_i·beta)
-                    uint64_t &v = v_alpha[g * fields + c];
-                    const uint64_t payload = beta[(first + g) * fields + c] & right;
-                    const uint64_t v_cw = signed_by(t1, lose - v + payload);
-                    value_cw[(i * fields + c) * batch + g] = v_cw;
-                    // V_alpha += v_0^keep - v_1^keep + (-1)^t_1·V_CW
-                    v = v - keep + signed_by(t1, v_cw);
-                }
-            }
-            descend(gates, points, place, st0, st1, h, cw + i * batch);
-        }
-        // final CW = (-1)^t_1·(C(st_1) - C(st_0) - V_alpha)
-        value_inputs(st0, 2 * gates, q, values);
-        hash_blocks(values, values, 2 * gates * q);
-        for (size_t g = 0; g < present; g++) {
-            const uint64_t *words0 = words_of(values + g * q);
-            const uint64_t *words1 = words_of(values + (gates + g) * q);
-            for (size_t c = 0; c < fields; c++) {
-                const uint64_t d = field<Single>(s, words1, c) - field<Single>(s, words0, c);
-                const uint64_t v_cw = signed_by(st1[g][0], d - v_alpha[g * fields + c]);
-                value_cw[(n * fields + c) * batch + g] = v_cw;
-            }
-            uint8_t *key = keys + (first + g) * s.key_bytes;  // written once, from front to back
-            for (size_t i = 0; i < n; i++) store_block(key + 16 * i, cw[i * batch + g]);
-            BitWriter bits(key + 16 * n);
-            const uint64_t *next = value_cw + g;
-            for (size_t i = 0; i <= n; i++)
-                for (size_t c = 0; c < fields; c++, next += batch)
-                    bits.put(*next & low_bits<uint64_t>(s.widths[c]), s.widths[c]);
-            bits.finish();
-        }
+// Moves the words of one block of each gate to two rows.
+inline void to_rows(const Block *blocks, size_t gates, Four *rows) {
+    for (size_t v = 0; v < gates / 4; v++) {
+        const Pair a = load_pair(blocks + 4 * v), b = load_pair(blocks + 4 * v + 2);
+        row(rows, 0)[v] = __builtin_shufflevector(a, b, 0, 2, 4, 6);
+        row(rows, 1)[v] = __builtin_shufflevector(a, b, 1, 3, 5, 7);
     }
 }
 
-template <bool Single>
-void eval_of(const DcfShape &s, int party, size_t count, const uint64_t *x, const uint8_t *seeds,
-             const uint8_t *keys, uint64_t *y) {
-    const size_t q = Single ? 1 : static_cast<size_t>(s.words), n = static_cast<size_t>(s.n);
-    const size_t fields = Single ? 1 : static_cast<size_t>(s.fields);
-    const size_t own = (q + 1) / 2;  // blocks that hold the values of one child
-    const size_t tail_bytes = s.key_bytes - 16 * n, room = tail_bytes + 16;
-    Scratch<Block> point_memory(batch), node_memory(batch), hash_memory(batch);
-    Scratch<Block> value_memory(batch * own), cw_memory(n * batch);
-    Scratch<uint64_t> sum_memory(batch * fields);
-    Scratch<uint8_t> tail_memory(batch * room);
-    Block *const points = point_memory.get(), *const st = node_memory.get();
-    Block *const h = hash_memory.get(), *const values = value_memory.get();
-    Block *const cw = cw_memory.get();  // (n, batch): keys are read once, from front to back
-    uint64_t *const total = sum_memory.get();
-    uint8_t *const tails = tail_memory.get();
-    const int only = s.widths[0];
-
-    for (size_t first = 0; first < count; first += batch) {
-        const size_t present = smaller(batch, count - first), gates = (present + 1) / 2 * 2;
-        const uint8_t *rows = keys + first * s.key_bytes;
-        memset(total, 0, sizeof(uint64_t) * batch * fields);
-        for (size_t g = 0; g < present; g++) {
-            st[g] = root_node(seeds + 16 * (first + g), party);
-            points[g] = Block{x[first + g], x[first + g]};
-            const uint8_t *key = rows + g * s.key_bytes;
-            for (size_t i = 0; i < n; i++) cw[i * batch + g] = load_block(key + 16 * i);
-            memcpy(tails + g * room, key + 16 * n, tail_bytes);
-        }
-        // level n is the final value: words [0, q) of the leaf, which has no children
-        for (size_t i = 0; i <= n; i++) {
-            const bool leaf = i == n;
-            const int place = static_cast<int>(n - 1 - i);
-            auto side_of = [&](size_t g) { return leaf ? 0 : points[g][0] >> place & 1; };
-            if (q == 1) value_inputs(st, gates, 1, values);
-            else
-                for (size_t g = 0; g < gates; g++)
-                    for (size_t j = 0; j < own; j++)
-                        values[g * own + j] = st[g] ^ Block { 1 + side_of(g) * q / 2 + j, 0 };
-            hash_blocks(values, values, gates * own);
-            for (size_t g = 0; g < present; g++) {
-                const uint64_t *words = words_of(values + g * own) + (side_of(g) * q & 1);
-                const uint64_t t = mask_of(st[g][0]);
-                // V += v^x_i + t·V_CW
-                for (size_t c = 0; c < fields; c++) {
-                    const size_t at = i * static_cast<size_t>(s.value_bits) +
-                                      (Single ? 0 : static_cast<size_t>(s.offsets[c]));
-                    const int w = Single ? only : s.widths[c];
-                    const uint64_t v_cw = get_bits(tails + g * room, at, w);
-                    total[g * fields + c] += field<Single>(s, words, c) + (t & v_cw);
-                }
-            }
-            if (leaf) break;
-            hash_blocks(st, h, gates);
-            for (size_t g = 0; g < gates; g += 2) {
-                const Pair word = load_pair(cw + i * batch + g);
-                const Pair bit = bit_mask(load_pair(points + g), place);
-                const Pair node = load_pair(st + g), hashed = load_pair(h + g);
-                store_pair(st + g, child(node, hashed, word, bit));
-            }
-        }
-        for (size_t g = 0; g < present; g++)
-            for (size_t c = 0; c < fields; c++) {
-                const uint64_t v = total[g * fields + c];
-                y[(first + g) * fields + c] = (party ? 0 - v : v) & low_bits<uint64_t>(s.widths[c]);
-            }
+// values[j·nodes + g] = H(st[g] ^ (1 + j)), the j-th block of the values of both children.
+void hash_values(const Block *st, size_t nodes, size_t blocks, Block *values) {
+    for (size_t j = 0; j < blocks; j++) {
+        const Pair index = {1 + j, 0, 1 + j, 0};
+        for (size_t g = 0; g < nodes; g += 2)
+            store_pair(values + j * nodes + g, load_pair(st + g) ^ index);
     }
+    hash_blocks(values, values, blocks * nodes);
 }
 
 }  // namespace
 
 void dcf_keys(const DcfShape &s, size_t count, const uint64_t *alpha, const uint64_t *beta,
               const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys) {
-    if (s.fields == 1) return keys_of<true>(s, count, alpha, beta, seeds0, seeds1, keys);
-    keys_of<false>(s, count, alpha, beta, seeds0, seeds1, keys);
+    const size_t q = static_cast<size_t>(s.words), n = static_cast<size_t>(s.n);
+    const size_t fields = static_cast<size_t>(s.fields);
+    const size_t own = (q + 1) / 2;  // blocks that hold the values of one child
+    const size_t tail_bytes = s.key_bytes - 16 * n, tail_rows = (tail_bytes + 7) / 8;
+    Scratch<Block> point_memory(batch), node_memory(2 * batch), cw_memory(n * batch);
+    Scratch<Block> hash_memory(2 * batch), value_memory(2 * batch * q);
+    Scratch<uint64_t> row_memory((4 + 4 * q + 2 * fields + tail_rows) * batch);
+    Block *const points = point_memory.get(), *const st0 = node_memory.get();
+    Block *const h = hash_memory.get(), *const values = value_memory.get();
+    Block *const cw = cw_memory.get();  // (n, batch)
+    Four *const alphas = reinterpret_cast<Four *>(row_memory.get());
+    Four *const controls = row(alphas, 2);
+    Four *const words0 = row(controls, 2), *const words1 = row(words0, 2 * q);
+    Four *const v_alpha = row(words1, 2 * q), *const betas = row(v_alpha, fields);
+    Four *const tails = row(betas, fields);
+
+    for (size_t first = 0; first < count; first += batch) {
+        const size_t present = smaller(batch, count - first), gates = (present + 3) / 4 * 4;
+        Block *const st1 = st0 + gates;
+        for (size_t g = 0; g < present; g++) {
+            st0[g] = root_node(seeds0 + 16 * (first + g), 0);
+            st1[g] = root_node(seeds1 + 16 * (first + g), 1);
+            points[g] = Block{alpha[first + g], alpha[first + g]};
+            for (size_t c = 0; c < fields; c++)
+                word_of(betas, c, g) = beta[(first + g) * fields + c];
+        }
+        to_rows(points, gates, alphas);
+        memset(v_alpha, 0, fields * row_size * sizeof(Four));
+        memset(tails, 0, tail_rows * row_size * sizeof(Four));
+        auto hash_to_rows = [&](size_t blocks) {
+            hash_values(st0, 2 * gates, blocks, values);
+            for (size_t j = 0; j < blocks; j++) {
+                to_rows(values + j * 2 * gates, gates, row(words0, 2 * j));
+                to_rows(values + j * 2 * gates + gates, gates, row(words1, 2 * j));
+            }
+            to_rows(st1, gates, controls);
+        };
+        for (size_t i = 0; i < n; i++) {
+            const int place = static_cast<int>(n - 1 - i);
+            const int at = static_cast<int>(i) * s.value_bits;  // of V_CW in its bit string
+            hash_to_rows(q);
+            for (size_t c = 0; c < fields; c++) {
+                const int w = s.widths[c], offset = s.offsets[c];
+                const Field left(offset, w), right(64 * s.words + offset, w), out(at + offset, w);
+                for (size_t v = 0; v < gates / 4; v++) {
+                    const Four bit = bit_mask(alphas[v], place);
+                    // differences v_1 - v_0 of both children; alpha_i says which is kept
+                    const Four d_left = left.get(words1, v) - left.get(words0, v);
+                    const Four d_right = right.get(words1, v) - right.get(words0, v);
+                    const Four change = (d_left ^ d_right) & bit;
+                    const Four keep = d_left ^ change, lose = d_right ^ change;
+                    // V_CW = (-1)^t_1·step,  step = v_1^lose - v_0^lose - V_alpha + alpha_i·beta
+                    Four &sum = row(v_alpha, c)[v];
+                    const Four step = lose - sum + (row(betas, c)[v] & bit);
+                    out.put(tails, v, signed_by(controls[v], step) & low_bits<uint64_t>(w));
+                    // V_alpha += v_0^keep - v_1^keep + (-1)^t_1·V_CW
+                    sum += step - keep;
+                }
+            }
+            hash_blocks(st0, h, 2 * gates);
+            descend(gates, points, place, st0, st1, h, cw + i * batch);
+        }
+        // final CW = (-1)^t_1·(C(st_1) - C(st_0) - V_alpha)
+        hash_to_rows(own);
+        for (size_t c = 0; c < fields; c++) {
+            const int w = s.widths[c], offset = s.offsets[c];
+            const Field leaf(offset, w), out(s.n * s.value_bits + offset, w);
+            for (size_t v = 0; v < gates / 4; v++) {
+                const Four d = leaf.get(words1, v) - leaf.get(words0, v);
+                const Four v_cw = signed_by(controls[v], d - row(v_alpha, c)[v]);
+                out.put(tails, v, v_cw & low_bits<uint64_t>(w));
+            }
+        }
+        for (size_t g = 0; g < present; g++) {
+            uint8_t *key = keys + (first + g) * s.key_bytes;  // written once, from front to back
+            for (size_t i = 0; i < n; i++) store_block(key + 16 * i, cw[i * batch + g]);
+            store_rows(tails, g, key + 16 * n, tail_bytes);
+        }
+    }
 }
 
 void dcf_eval(const DcfShape &s, int party, size_t count, const uint64_t *x, const uint8_t *seeds,
               const uint8_t *keys, uint64_t *y) {
-    if (s.fields == 1) return eval_of<true>(s, party, count, x, seeds, keys, y);
-    eval_of<false>(s, party, count, x, seeds, keys, y);
+    const size_t q = static_cast<size_t>(s.words), n = static_cast<size_t>(s.n);
+    const size_t fields = static_cast<size_t>(s.fields);
+    const size_t own = (q + 1) / 2;  // blocks that hold the values of one child
+    const size_t tail_bytes = s.key_bytes - 16 * n, tail_rows = (tail_bytes + 7) / 8;
+    Scratch<Block> point_memory(batch), node_memory(batch), hash_memory(batch);
+    Scratch<Block> side_memory(batch), value_memory(batch * own), cw_memory(n * batch);
+    Scratch<uint64_t> row_memory((4 + 2 * own + fields + tail_rows) * batch);
+    Block *const points = point_memory.get(), *const st = node_memory.get();
+    Block *const h = hash_memory.get(), *const values = value_memory.get();
+    Block *const sides = side_memory.get();
+    Block *const cw = cw_memory.get();  // (n, batch): keys are read once, from front to back
+    Four *const side_rows = reinterpret_cast<Four *>(row_memory.get());
+    Four *const controls = row(side_rows, 2);
+    Four *const words = row(controls, 2), *const total = row(words, 2 * own);
+    Four *const tails = row(total, fields);
+
+    for (size_t first = 0; first < count; first += batch) {
+        const size_t present = smaller(batch, count - first), gates = (present + 3) / 4 * 4;
+        for (size_t g = 0; g < present; g++) {
+            const uint8_t *key = keys + (first + g) * s.key_bytes;
+            st[g] = root_node(seeds + 16 * (first + g), party);
+            points[g] = Block{x[first + g], x[first + g]};
+            for (size_t i = 0; i < n; i++) cw[i * batch + g] = load_block(key + 16 * i);
+            load_rows(key + 16 * n, tail_bytes, tails, g);
+        }
+        memset(total, 0, fields * row_size * sizeof(Four));
+        for (size_t i = 0; i <= n; i++) {
+            const bool leaf = i == n;  // its value is at the words of child 0
+            const int place = static_cast<int>(n - 1 - i);
+            // words [x_i·q, x_i·q + q) of the values: from block x_i·(q / 2) on, its high word
+            // first if x_i·q is odd
+            const Pair skip = {q / 2, 0, q / 2, 0};
+            for (size_t g = 0; g < gates; g += 2) {
+                const Pair side = leaf ? Pair{} : bit_mask(load_pair(points + g), place);
+                store_pair(sides + g, side);
+                for (size_t j = 0; j < own; j++) {
+                    const Pair index = Pair{1 + j, 0, 1 + j, 0} + (skip & side);
+                    store_pair(values + j * gates + g, load_pair(st + g) ^ index);
+                }
+            }
+            hash_blocks(values, values, own * gates);
+            for (size_t j = 0; j < own; j++) to_rows(values + j * gates, gates, row(words, 2 * j));
+            to_rows(st, gates, controls);
+            if (q % 2) {
+                to_rows(sides, gates, side_rows);
+                for (size_t j = 0; j < q; j++)
+                    for (size_t v = 0; v < gates / 4; v++) {
+                        Four &word = row(words, j)[v];
+                        word ^= (word ^ row(words, j + 1)[v]) & side_rows[v];
+                    }
+            }
+            // V += v^x_i + t·V_CW
+            const int at = static_cast<int>(i) * s.value_bits;  // of V_CW in its bit string
+            for (size_t c = 0; c < fields; c++) {
+                const int w = s.widths[c], offset = s.offsets[c];
+                const Field value(offset, w), v_cw(at + offset, w);
+                for (size_t v = 0; v < gates / 4; v++) {
+                    const Four t = bit_mask(controls[v], 0);
+                    row(total, c)[v] += value.get(words, v) + (t & v_cw.get(tails, v));
+                }
+            }
+            if (leaf) break;
+            hash_blocks(st, h, gates);
+            for (size_t g = 0; g < gates; g += 2) {
+                const Pair word = load_pair(cw + i * batch + g), side = load_pair(sides + g);
+                store_pair(st + g, child(load_pair(st + g), load_pair(h + g), word, side));
+            }
+        }
+        for (size_t g = 0; g < present; g++)
+            for (size_t c = 0; c < fields; c++) {
+                const uint64_t v = word_of(total, c, g);
+                y[(first + g) * fields + c] = (party ? 0 - v : v) & low_bits<uint64_t>(s.widths[c]);
+            }
+    }
 }
 
 }  // namespace SRC_PATH

@@ -16,11 +16,15 @@ inline Pair child(Pair st, Pair h, Pair cw, Pair x) {
     return h ^ (st & x) ^ (cw & control_mask(st));
 }
 
-// (-1)^t·x
+// (-1)^t·x for the lowest bit of t; word by word for a pair.
 template <class T>
 inline T signed_by(uint64_t t, T x) {
     const T m = static_cast<T>(mask_of(t));
     return static_cast<T>((x ^ m) - m);
+}
+inline Pair signed_by(Pair t, Pair x) {
+    const Pair m = bit_mask(t, 0);
+    return (x ^ m) - m;
 }
 
 // Moves both parties' nodes of `gates` gates, an even number, one level down. h holds H(st0), then
