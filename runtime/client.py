@@ -81,6 +81,14 @@ def split_batch(program: Program, arrays: Mapping[str, Array]) -> list[dict[str,
     return [{name: arrays[name][k : k + 1] for name in wanted} for k in range(count)]
 
 
+def one_inference(program: Program, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the inputs of a single inference, checked. Raises InputError as `split_batch` does."""
+    batch = split_batch(program, arrays)
+    if len(batch) != 1:
+        raise InputError(f"the inputs hold {len(batch)} inferences; give them one at a time")
+    return batch[0]
+
+
 def _rows(tensor: Tensor, array: Array) -> int:
     if array.shape == tensor.shape:
         return 1

@@ -18,7 +18,14 @@ from typing import Any, Self
 import numpy as np
 
 from srcompile.runtime.channels.tcp import TcpChannel, connect, listen
-from srcompile.runtime.client import Array, Shares, receive_outputs, send_inputs, share_weights
+from srcompile.runtime.client import (
+    Array,
+    Shares,
+    one_inference,
+    receive_outputs,
+    send_inputs,
+    share_weights,
+)
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.node import PARTY_NAMES
@@ -80,7 +87,11 @@ class LocalCluster:
         self._stop(grace_s=5.0)
 
     def infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
-        """Run one inference; `inputs` are floats by name, as `client.split_batch` gives them."""
+        """Run one inference on floats by name.
+
+        Raises InputError, before anything is sent, if they do not fit; the session goes on then.
+        """
+        inputs = one_inference(self.program, inputs)
         try:
             return self._infer(inputs)
         except RunError as error:

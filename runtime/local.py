@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from srcompile.runtime.channels.local import LocalChannel, local_pair
-from srcompile.runtime.client import Array, Shares, receive_outputs, send_inputs, share_weights
+from srcompile.runtime.client import (
+    Array,
+    Shares,
+    one_inference,
+    receive_outputs,
+    send_inputs,
+    share_weights,
+)
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
@@ -98,7 +105,11 @@ class LocalSession:
         ]
 
     def infer(self, inputs: Mapping[str, Array]) -> Result:
-        """Run one inference; `inputs` are floats by name, as `client.split_batch` gives them."""
+        """Run one inference on floats by name.
+
+        Raises InputError, before anything is dealt or sent, if they do not fit.
+        """
+        inputs = one_inference(self.program, inputs)
         shared = self._block(0)
         routed = [k for k, s in enumerate(self.program.segments) if s.route is not None]
         routed.sort(key=lambda k: self.program.segments[k].route or 0)

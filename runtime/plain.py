@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from srcompile.runtime.client import Array, encode
+from srcompile.runtime.client import Array, encode, one_inference
 from srcompile.runtime.engine import Engine, Env, Handler, Value
 from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.gates import signed
@@ -24,8 +24,8 @@ class PlainRunner:
             raise ProgramError("the program does not carry its weights")
 
     def infer(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int | None]:
-        """Return the outputs by name, and the route taken."""
-        run = _Run(self._program, inputs)
+        """Return the outputs by name, and the route taken. Raises InputError for unfit inputs."""
+        run = _Run(self._program, one_inference(self._program, inputs))
         for number, segment in enumerate(self._program.segments):
             if segment.route is None or segment.route == run.route:
                 arena = self._engine.arena("online", number)

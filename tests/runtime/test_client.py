@@ -114,3 +114,23 @@ def test_what_is_wrong_is_said_before_anything_is_sent() -> None:
     with pytest.raises(InputError):
         split_batch(PROGRAM, {"x": changed(np.nan)})
     assert [c.traffic.messages for c in local._clients] == before
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_session_refuses_inputs_at_once_and_goes_on(
+    wrong: tuple[dict[str, NDArray[np.generic]], str],
+) -> None:
+    local = session(PROGRAM, 3)
+    arrays, message = wrong
+
+    with pytest.raises(InputError) as error:
+        local.infer(arrays)
+
+    assert message in str(error.value)
+    assert not local.offline.blocks
+    assert local.infer({"x": ZEROS}).outputs
+
+
+def test_a_session_takes_one_inference_at_a_time() -> None:
+    with pytest.raises(InputError, match="hold 3 inferences; give them one at a time"):
+        session(PROGRAM, 3).infer({"x": np.zeros((3, 4), np.float32)})

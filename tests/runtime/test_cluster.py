@@ -18,7 +18,7 @@ from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
 from srcompile.runtime.channels.tcp import TcpChannel, accept, connect, listen
 from srcompile.runtime.cluster import ROLES, LocalCluster
-from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.errors import InputError, ProtocolError
 from srcompile.runtime.program import save
 from tests.support.builds import BUILDS, compiled, session
 
@@ -308,3 +308,11 @@ def test_control_messages_must_be_objects(pair: tuple[TcpChannel, TcpChannel]) -
     pair[0].send(b"[1]")
     with pytest.raises(ProtocolError, match="party 0 sent something that is no control message"):
         pair[1].receive_json()
+
+
+def test_inputs_that_do_not_fit_leave_the_cluster_running() -> None:
+    inputs = POOL.samples[0]
+    with LocalCluster(STAGES.program) as cluster:
+        with pytest.raises(InputError, match="the program takes"):
+            cluster.infer({"another": np.zeros(1)})
+        assert cluster.infer(inputs).outputs
