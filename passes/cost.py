@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcompile.errors import UserError
-from srcompile.runtime.isa import INSTRUCTIONS, RingType, sends, sign_fields
+from srcompile.runtime.isa import INSTRUCTIONS, RingType, sends
 from srcompile.runtime.program import Instruction, Program
 
 
@@ -55,13 +55,19 @@ def network(text: str) -> Network:
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast one party computes. The figures of the built-in one are of a 2021 server core."""
+    """How fast one party computes: seconds for each instruction, element, and so on.
+
+    The built-in figures are rounded from one core of a Zen 3 server with AVX2: `make bench` for a
+    64-bit multiply-add, a table's entry (n = 8, two words) and a level of a comparison with
+    several fields; a profile of the digits example for the overhead of an instruction.
+    """
 
     name: str = "built-in"
-    instruction_s: float = 8e-6
+    instruction_s: float = 2e-5
     element_s: float = 1e-9
-    multiply_add_s: float = 1.5e-10
-    aes_s: float = 2.5e-9
+    multiply_add_s: float = 2.2e-10
+    table_entry_s: float = 1.8e-9
+    sign_level_s: float = 1.3e-8
 
 
 @dataclass(frozen=True)
@@ -212,13 +218,10 @@ def compute_seconds(instruction: Instruction, types: list[RingType], machine: Ma
     elif instruction.op == "conv2d":
         seconds += size * math.prod(types[1].shape[1:]) * machine.multiply_add_s
     elif instruction.op == "table":
-        # a half tree of 2^n points, two 32-bit words each, and the last level twice
         index_bits: Any = attrs["index_bits"]
-        seconds += size * (1 << index_bits) * machine.aes_s
+        seconds += size * (1 << index_bits) * machine.table_entry_s
     elif instruction.op in ("relu", "nonneg"):
-        fields = {"width": attrs["width"], "select": instruction.op == "relu"}
-        blocks = 1 + math.ceil(sum(sign_fields(types[0].width, fields)) / 128)
-        seconds += size * (types[0].width - 1) * blocks * machine.aes_s
+        seconds += size * (types[0].width - 1) * machine.sign_level_s
     else:
         seconds += size * machine.element_s
     return seconds
