@@ -70,6 +70,10 @@ class Machine:
     sign_level_s: float = 1.3e-8
 
 
+TABLES_IN_ONE = 16
+"""How many more tables a gate reads in the time that it takes to expand its key."""
+
+
 @dataclass(frozen=True)
 class LayerCost:
     """What one op of one layer costs, online and offline, and how long a party computes."""
@@ -219,7 +223,9 @@ def compute_seconds(instruction: Instruction, types: list[RingType], machine: Ma
         seconds += size * math.prod(types[1].shape[1:]) * machine.multiply_add_s
     elif instruction.op == "table":
         index_bits: Any = attrs["index_bits"]
-        seconds += size * (1 << index_bits) * machine.table_entry_s
+        read = types[0].size * (1 << index_bits) * machine.table_entry_s
+        several = size // max(types[0].size, 1) - 1  # reading another table costs far less
+        seconds += read * (1 + several / TABLES_IN_ONE)
     elif instruction.op in ("relu", "nonneg"):
         seconds += size * (types[0].width - 1) * machine.sign_level_s
     else:

@@ -16,13 +16,20 @@ from srcompile.ops.builder import GraphBuilder
 class _Expander:
     """An Emitter that expands whatever it is told to emit."""
 
-    def __init__(self, builder: GraphBuilder, ops: Registry) -> None:
-        self.builder, self.ops = builder, ops
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        ops: Registry,
+        keep: frozenset[str],
+        result: FloatType | None = None,
+    ) -> None:
+        self.builder, self.ops, self.keep, self.result = builder, ops, keep, result
 
     def emit(self, op: str, inputs: Sequence[str], attrs: Attrs = NO_ATTRS) -> str:
-        if self.ops[op].primitive:
+        if self.ops[op].primitive or op in self.keep:
             return self.builder.emit(op, inputs, attrs)
-        return self.ops[op].expand(self, inputs, attrs)
+        inner = _Expander(self.builder, self.ops, self.keep)
+        return self.ops[op].expand(inner, inputs, attrs)
 
     def const(self, data: Array, name: str = "") -> str:
         return self.builder.const(data, name)
@@ -35,8 +42,11 @@ class _Expander:
         return self.builder.loc
 
 
-def expand(module: Module, ops: Registry) -> Module:
-    """Return `module` with primitives only. Ranges on its types decide between expansions."""
+def expand(module: Module, ops: Registry, keep: frozenset[str] = frozenset()) -> Module:
+    """Return `module` with primitives only, and ops in `keep`.
+
+    Ranges on its types decide between expansions.
+    """
     b = GraphBuilder(ops)
     b.add_consts(module.consts)
     new: dict[str, str] = {}
@@ -44,11 +54,12 @@ def expand(module: Module, ops: Registry) -> Module:
         for node in segment.nodes:
             b.loc = replace(node.loc, op=node.loc.op or node.op)
             inputs = [new.get(name, name) for name in node.inputs]
-            if ops[node.op].primitive:
+            if ops[node.op].primitive or node.op in keep:
                 new[node.out] = b.replay(replace(node, loc=b.loc), inputs)
             else:
-                new[node.out] = _Expander(b, ops).emit(node.op, inputs, node.attrs)
-                if isinstance(node.type, FloatType):
-                    b.set_range(new[node.out], node.type.range)
+                known = node.type if isinstance(node.type, FloatType) else None
+                expander = _Expander(b, ops, keep, known)
+                new[node.out] = ops[node.op].expand(expander, inputs, node.attrs)
+                b.set_range(new[node.out], known.range if known else None)
         b.end_segment(segment.name, segment.route)
     return b.module()

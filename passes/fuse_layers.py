@@ -7,7 +7,8 @@ all become part of a weight, and cost nothing.
     conv(x, w) * s     = conv(x, w * s)         (x @ w) * s = x @ (w * s)
     view(x * a)        = view(x) * a            (x * a) @ w = x @ (w * a)
     (z * g + c) @ w    = z @ (g * w) + c @ w     (x @ y) * a = (x * a) @ y
-    (e * r) @ v        = (e @ v) * r
+    (e * r) @ v        = (e @ v) * r, if v has fewer columns than rows
+    (x + y) @ C        = x @ C + y @ C                  (x @ w) @ C = x @ (w @ C)
 with a a number, r one factor for each row, s constant along every axis but the output channels, c,
 d, g and w constants. The rule for g and c holds for layer norm before a linear layer, even if
 others use the norm's result: what the linear layer opens is then z itself, which is opened anyway.
@@ -202,16 +203,42 @@ class _Fuser:
                     return out
                 row = self.b.emit("reshape", [c], {"shape": (1, self.b.type(c).shape[-1])})
                 return self.emit("add", [out, self.b.emit("matmul", [row, w])])
+        if node.op == "matmul" and w.startswith("@") and not self.b.consts[w].secret:
+            moved = self.public_matrix(x, w)
+            if moved is not None:
+                return moved
         factor = self.row_factor(x) if node.op == "matmul" else None
         if factor is not None:
             e, r = factor
-            return self.emit("mul", [self.emit("matmul", [e, w]), r])
+            narrow = self.b.type(w).shape[-1] < self.b.type(e).shape[-1]
+            if narrow:
+                return self.emit("mul", [self.emit("matmul", [e, w]), r])
         inner = self.alone(x, "scale")
         if inner is None or not w.startswith("@"):
             return None
         return self.emit(
             node.op, [inner.inputs[0], self.b.emit("scale", [w], inner.attrs)], node.attrs
         )
+
+    def public_matrix(self, x: str, c: str) -> str | None:
+        """Return x @ C with the public matrix C in the weights before x, None if it cannot be."""
+        summed, product = self.alone(x, "add"), self.alone(x, "matmul")
+        if summed is not None and all(self._as_long(i, x) for i in summed.inputs):
+            return self.emit("add", [self.times(i, c) for i in summed.inputs])
+        if product is not None and product.inputs[1].startswith("@"):
+            both = self.b.emit("matmul", [product.inputs[1], c])
+            return self.emit_layer(product, [product.inputs[0], both])
+        return None
+
+    def _as_long(self, summand: str, x: str) -> bool:
+        return self.b.type(summand).shape[-1:] == self.b.type(x).shape[-1:]
+
+    def times(self, x: str, c: str) -> str:
+        """Return x @ C; a vector counts as a row."""
+        shape = self.b.type(x).shape
+        if len(shape) == 1:
+            x = self.b.emit("reshape", [x], {"shape": (1, *shape)})
+        return self.emit("matmul", [x, c])
 
 
 def _constant(node: Node) -> str | None:

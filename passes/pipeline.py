@@ -31,6 +31,8 @@ from srcompile.passes.schedule_rounds import schedule_rounds
 from srcompile.runtime.program import Program
 
 ROUTE_COSTS = "@route.costs"
+LATE = frozenset({"row_top"})
+"""Ops inside the expansion of others, whose own expansion depends on a calibrated range."""
 Samples = Sequence[Mapping[str, Array]]
 
 
@@ -100,12 +102,13 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
         lambda m: calibrate(m, ops, samples),
     )
     after_expansion: tuple[Callable[[Module], Module], ...] = (
-        lambda m: expand(m, ops),
+        lambda m: expand(m, ops, LATE),
         lambda m: fold_constants(m, ops),
         lambda m: fuse_layers(m, ops),
         merge_common,
         lambda m: fold_constants(m, ops),
         lambda m: calibrate(m, ops, samples),
+        lambda m: calibrate(expand(m, ops), ops, samples) if _has(m, LATE) else m,
     )
     module = checked(graph)
     for transform in before_expansion:
@@ -127,6 +130,10 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     cost = estimate_cost(program, options.network)
     known = (interface, program, cost, leakage, tuple(notes))
     return Stages(calibrated, fixed, lowered, schedule, *known)
+
+
+def _has(module: Module, ops: frozenset[str]) -> bool:
+    return any(node.op in ops for node in module.main.nodes())
 
 
 def _input_ranges(module: Module) -> dict[str, tuple[float, float]]:

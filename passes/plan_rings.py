@@ -6,8 +6,9 @@ places are a minimum vertex cut, an opening weighing elements x ring width.
 
 Widths are demanded from behind: a result needs its own bits, a `shift` by s needs s bits more than
 its result, a product as many as its result; gates with tables and comparisons put their result
-into any ring at no cost. Where the demand passes a limit, the chain is cut by an `extend`, which
-costs an opening and a round. The limit is chosen so that the program is fastest on its network.
+into any ring at no cost. An `extend` cuts such a chain: the shift before it then needs but the bits
+of its value, and one; it costs an opening and a round. Where to extend is a local search, from the
+plans in which every chain goes on until a limit, for what sends fastest on the network.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from srcompile.runtime.isa import packed_bytes
 PRODUCTS = frozenset({"mul", "matmul", "conv2d"})
 FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
 RESULTS = frozenset({"output", "route"})
-WIDTHS = (62, 48, 40, 32)
+WIDTHS = (48, 40, 32)
+WIDEST = 62
 
 
 def plan_rings(
@@ -39,31 +41,81 @@ def plan_rings(
 ) -> Module:
     """Return a fixed-level module with `open` and `extend` nodes and a `ring` on every node.
 
-    Without `max_width`, of the limits in WIDTHS the one whose plan sends fastest on `network`.
+    No ring is wider than `max_width`, unless a single value, or a product and its operands, is.
     """
-    limits = WIDTHS if max_width is None else (max_width,)
-    plans = [_planned(module, ops, limit) for limit in limits]
-    return min(plans, key=lambda plan: _projected_seconds(plan, network))
-
-
-def _planned(module: Module, ops: Registry, max_width: int) -> Module:
-    ring, cut = _rings(module, max_width)
+    search = _Search(module, ops, network, max_width or WIDEST)
+    cut = search.best()
+    ring = _rings(module, cut)
     module = _with_extensions(module, ring, cut)
     return _with_openings(module, ops, ring, _openings(module, ops, ring))
 
 
-def _projected_seconds(module: Module, network: Network) -> float:
-    """Return the time that the messages of a plan take, all segments together."""
-    depth: dict[str, int] = {}
-    sent = rounds = 0
-    for node in module.main.nodes():
-        level = max((depth.get(i, 0) for i in node.inputs), default=0)
-        if node.op == "open" and isinstance(node.type, FixType):
-            level += 1
-            sent += packed_bytes(math.prod(node.type.shape), int(node.attrs["ring"]))  # type: ignore[arg-type]
-        depth[node.out] = level
-        rounds = max(rounds, level)
-    return network.seconds(sent, rounds)
+# -- where to extend ------------------------------------------------------------------------------
+
+Cut = frozenset[str]
+"""The shifts behind which there is an extension."""
+
+
+class _Search:
+    """Looks for the places of extensions with which a module sends fastest."""
+
+    def __init__(self, module: Module, ops: Registry, network: Network, widest: int) -> None:
+        self.module, self.ops, self.network, self.widest = module, ops, network, widest
+        self.nodes = list(module.main.nodes())
+        self.types = module.main.types()
+        self.opened = _openings(module, ops, _rings(module, frozenset()))
+        self.tried: dict[Cut, tuple[int, float]] = {}
+
+    def best(self) -> Cut:
+        """Return the best cut a local search finds: try each place in turn, until none helps."""
+        limits = [self.widest, *(w for w in WIDTHS if w < self.widest)]
+        found = min((self.greedy(limit) for limit in limits), key=self.cost)
+        places = [n.out for n in self.nodes if n.op == "shift"]
+        improved = True
+        while improved:
+            improved = False
+            for place in places:
+                other = found ^ {place}
+                if self.cost(other) < self.cost(found):
+                    found, improved = other, True
+        return found
+
+    def greedy(self, limit: int) -> Cut:
+        """Return the cut in which each chain, from behind, goes on until it passes a limit."""
+        cut: set[str] = set()
+        ring: dict[str, int] = {}
+        for node in reversed(self.nodes):
+            own = ring.get(node.out, 0)
+            narrow = _bits_of(self.types[node.out]) + 1 if node.op == "shift" else own
+            if narrow < own and own + _by(node) > limit:
+                cut.add(node.out)
+                own = narrow
+            _note_demands(node, own, self.types, ring)
+        return frozenset(cut)
+
+    def cost(self, cut: Cut) -> tuple[int, float]:
+        """Return (bits above the widest ring allowed, seconds that the messages take)."""
+        if cut not in self.tried:
+            self.tried[cut] = self.evaluated(cut)
+        return self.tried[cut]
+
+    def evaluated(self, cut: Cut) -> tuple[int, float]:
+        ring = _rings(self.module, cut)
+        depth: dict[str, int] = {}
+        sent = rounds = 0
+        for node in self.nodes:
+            level = max((depth.get(i, 0) for i in node.inputs), default=0)
+            for name in self.messages(node.out, cut):
+                level += 1
+                sent += packed_bytes(_size(self.types[node.out]), ring[name])
+            depth[node.out] = level
+            rounds = max(rounds, level)
+        too_wide = sum(max(0, width - self.widest) for width in ring.values())
+        return too_wide, self.network.seconds(sent, rounds)
+
+    def messages(self, name: str, cut: Cut) -> list[str]:
+        """Return the values that are opened where `name` is made, one after the other."""
+        return [name] * (name in self.opened) + [_extended(name)] * (name in cut)
 
 
 def is_local(node: Node, module: Module, ops: Registry) -> bool:
@@ -76,33 +128,33 @@ def is_local(node: Node, module: Module, ops: Registry) -> bool:
 # -- widths ---------------------------------------------------------------------------------------
 
 
-def _rings(module: Module, max_width: int) -> tuple[dict[str, int], set[str]]:
-    """Return the ring width that its uses demand of each value, and the shifts to extend behind.
-
-    Behind a shift whose operand would need more than `max_width` bits an extension makes the width,
-    and the shift itself needs but the bits of its value, and one.
-    """
+def _rings(module: Module, cut: Cut) -> dict[str, int]:
+    """Return the ring width that its uses demand of each value, and of each extended one."""
     types = module.main.types()
     ring: dict[str, int] = {}
-    cut: set[str] = set()
     for node in reversed(list(module.main.nodes())):
         own = ring.get(node.out, 0)
-        if node.op == "shift":
-            narrow = _bits_of(types[node.out]) + 1
-            if own + _by(node) > max_width and narrow < own:
-                cut.add(node.out)
-                ring[_extended(node.out)] = own
-                own = ring[node.out] = narrow
-        for name in node.inputs:
-            if not name.startswith("@"):
-                demand = _demand(node, _bits_of(types[name]), own)
-                ring[name] = max(ring.get(name, 0), demand)
-    return ring, cut
+        if node.out in cut:
+            ring[_extended(node.out)] = own
+            own = ring[node.out] = _bits_of(types[node.out]) + 1
+        _note_demands(node, own, types, ring)
+    return ring
+
+
+def _note_demands(node: Node, own: int, types: Mapping[str, Type], ring: dict[str, int]) -> None:
+    """Note what `node`, itself in a ring of `own` bits, demands of its operands."""
+    for name in node.inputs:
+        if not name.startswith("@"):
+            ring[name] = max(ring.get(name, 0), _demand(node, _bits_of(types[name]), own))
 
 
 def _bits_of(type_: Type) -> int:
     assert isinstance(type_, FixType)
     return type_.bits
+
+
+def _size(type_: Type) -> int:
+    return math.prod(type_.shape)
 
 
 def _by(shift: Node) -> int:
@@ -122,7 +174,7 @@ def _extended(name: str) -> str:
     return f"{name}.ext"
 
 
-def _with_extensions(module: Module, ring: Mapping[str, int], cut: set[str]) -> Module:
+def _with_extensions(module: Module, ring: Mapping[str, int], cut: Cut) -> Module:
     """Insert an `extend` behind each shift in `cut`, for all that uses it."""
     segments = []
     for segment in module.main.segments:

@@ -20,6 +20,7 @@ from srcompile.ir.types import FixType, FloatType
 from srcompile.ops import Registry
 from srcompile.ops.functions import Equals
 from srcompile.ops.functions import Function as FunctionOp
+from srcompile.ops.rows import thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
 
 Range = tuple[float, float]
@@ -29,19 +30,22 @@ Range = tuple[float, float]
 class Formats:
     """Precision of the fixed-point formats.
 
-    activation_bits: bits of a value that enters a gate, sign included.
-    weight_bits: bits of a weight, sign included.
-    table_bits: a table's error is at most its output range / 2^table_bits.
+    activation_bits: the most bits of a value that enters a gate, sign included.
+    weight_bits: the most bits of a weight, sign included.
+    table_bits: a table's error is at most the size of its values / 2^table_bits.
     margin: how much larger than in calibration a value may get.
-    routing_bits: activation_bits of what decides a route; its weights have 8 bits less. Utilities
-        of two models may be close, and a router is small: precision costs little there.
+    routing_bits: activation_bits of what decides a route, and its weights have 8 bits less.
+        Utilities of two models may be close, and a router is small: precision costs little there.
+    precision_bits: one in the last place of a value is at most its size / 2^precision_bits, a
+        weight's size being its root mean square; 0 to give all values the most bits.
     """
 
-    activation_bits: int = 16
-    weight_bits: int = 12
-    table_bits: int = 12
+    activation_bits: int = 20
+    weight_bits: int = 16
+    table_bits: int = 6
     margin: float = 2.0
     routing_bits: int = 26
+    precision_bits: int = 8
 
     def widened(self, range_: Range) -> Range:
         """Return a calibrated range with the margin around it; functions and inputs take it."""
@@ -53,6 +57,8 @@ class Formats:
         """Return the formats of a router."""
         return replace(
             self,
+            precision_bits=0,
+            table_bits=max(self.table_bits, 12),
             activation_bits=max(self.activation_bits, self.routing_bits),
             weight_bits=max(self.weight_bits, self.routing_bits - 8),
         )
@@ -83,6 +89,7 @@ class _Quantiser:
         }
         self.new: dict[str, str] = {}  # value on the graph level -> value here
         self.ranges: dict[str, Range] = {}  # on this level, margin included
+        self.sizes: dict[str, float] = {}  # on this level, where known
         self.sound: dict[str, Range] = {}  # ranges that hold whatever the input
         self.fitted: dict[tuple[str, int], str] = {}
         self.node: Node
@@ -192,11 +199,18 @@ class _Quantiser:
             frac -= 1
         return frac
 
-    def fit(self, name: str) -> str:
-        """Return `name` with at most activation_bits bits, shifted if it has more."""
+    def precise(self, range_: Range, size: float | None) -> int:
+        """Return the fraction bits that a value of this range and size has in front of a gate."""
+        most = self.frac_for(range_, self.formats.activation_bits)
+        if not size or not self.formats.precision_bits:
+            return most
+        return min(most, self.formats.precision_bits - math.floor(math.log2(size)))
+
+    def fit(self, name: str, size: float | None = None) -> str:
+        """Return `name` with no more bits than `precise` says, shifted if it has more."""
         type_, range_ = self.type(name), self.ranges[name]
-        frac = self.frac_for(range_, self.formats.activation_bits)
-        if type_.frac <= frac or type_.bits <= self.formats.activation_bits:
+        frac = self.precise(range_, size or self.sizes.get(name))
+        if type_.frac <= frac:
             return name
         by = type_.frac - frac
         if (name, by) not in self.fitted:
@@ -210,7 +224,11 @@ class _Quantiser:
         data = np.asarray(const.data, np.float64)
         whole = not const.secret and bool(np.all(data == np.rint(data)))
         top = float(np.max(np.abs(data), initial=2.0**-20))
-        frac = 0 if whole else self.frac_for((-top, top), self.formats.weight_bits)
+        size = float(np.sqrt(np.mean(np.square(data)))) if data.size else 0.0
+        frac = self.frac_for((-top, top), self.formats.weight_bits)
+        if size and self.formats.precision_bits:
+            frac = min(frac, self.formats.precision_bits - math.floor(math.log2(size)))
+        frac = 0 if whole else frac
         return self.const(name, np.rint(data * 2.0**frac), frac, const.secret)
 
     def summand(self, name: str, frac: int) -> str:
@@ -242,10 +260,13 @@ class _Quantiser:
         else:
             raise CompileError(f"{node.op} cannot be quantised", node.loc)
         self.new[node.out] = out
+        if isinstance(node.type, FloatType) and node.type.size:
+            self.sizes[out] = node.type.size
 
     def input(self, node: Node, inputs: list[str]) -> str:
         range_ = self.range_of(node)
-        frac = self.frac_for(range_, self.formats.activation_bits)
+        assert isinstance(node.type, FloatType)
+        frac = self.precise(range_, node.type.size)
         return self.emit("input", [], frac, range_, node.attrs, node.out)
 
     def result(self, node: Node, inputs: list[str]) -> str:
@@ -292,16 +313,19 @@ class _Quantiser:
         """A table around the centre of the argument's range, so that no index bit is wasted."""
         whole = isinstance(op, Equals)
         window = self.sound[node.inputs[0]] if whole else self.window(node, op)
+        size = self.sizes.get(x)
         unit = 2.0 ** -self.type(x).frac
         centre = round((window[0] + window[1]) / 2 / unit) * unit
         around = (window[0] - centre, window[1] - centre)
         if centre:
             x = self.emit("offset", [x], self.type(x).frac, around, {"by": -round(centre / unit)})
-        x = self.fit(x)
+        x = self.fit(x, size)
         type_ = self.type(x)
         out_range = self.range_of(node)
-        frac = 0 if whole else self.frac_for(out_range, self.formats.activation_bits)
-        tolerance = max(map(abs, out_range)) / self.formats.margin / 2**self.formats.table_bits
+        assert isinstance(node.type, FloatType)
+        made = node.type.size or max(map(abs, out_range)) / self.formats.margin
+        frac = 0 if whole else self.precise(out_range, node.type.size)
+        tolerance = (1.0 if op.relative else made) / 2**self.formats.table_bits
         # few elements can afford a large table: 2^22 entries are read in all
         most = min(15, max(MAX_INDEX_BITS, 22 - math.prod(type_.shape).bit_length()))
         spec = fit_table(
@@ -313,6 +337,8 @@ class _Quantiser:
             frac,
             tolerance,
             most,
+            self.calibrated[node.inputs[0]] or window,
+            op.relative,
         )
         if spec.error > 4 * tolerance and not whole:
             self.notes.append(
@@ -329,6 +355,21 @@ class _Quantiser:
             tables.append(slopes)
         attrs: dict[str, Attr] = {"index_bits": spec.index_bits, "low_bits": spec.low_bits}
         return self.emit("table", [x, *tables], spec.frac, out_range, attrs, node.out)
+
+    def levels(self, node: Node, inputs: list[str]) -> str:
+        """Tables of 0 and 1 on cells of half a step; what a shift rounds up may cross a level."""
+        x = inputs[0]
+        frac = 1 - math.floor(math.log2(float(node.attrs["step"])))  # type: ignore[arg-type]
+        by = self.type(x).frac - frac
+        if by > 0:
+            x = self.emit("shift", [x], frac, self.ranges[x], {"by": by}, f"{node.out}.cell")
+        type_ = self.type(x)
+        cells = np.arange(1 << type_.bits)
+        cells = np.where(cells < 1 << (type_.bits - 1), cells, cells - (1 << type_.bits))
+        reached = cells / 2.0**type_.frac >= thresholds(node.attrs)[:, None]
+        table = self.const(f"@{node.out[1:]}.t0", reached.astype(np.int64), 0, False)
+        attrs: dict[str, Attr] = {"index_bits": type_.bits, "low_bits": 0}
+        return self.emit("table", [x, table], 0, (0.0, 1.0), attrs, node.out)
 
     def window(self, node: Node, op: FunctionOp) -> Range:
         """Return the argument's calibrated range, widened by the margin, within the domain."""
@@ -352,7 +393,7 @@ class _Quantiser:
 
     def note_sound(self, node: Node) -> None:
         """Note a sound range for counts: 0..1 from a comparison, and linear maps of such."""
-        if node.op in ("nonneg", "equals"):
+        if node.op in ("nonneg", "equals", "levels"):
             self.sound[node.out] = (0.0, 1.0)
             return
         known = [self.sound.get(i) or self._const_range(i) for i in node.inputs]
@@ -423,5 +464,6 @@ _RULES: Mapping[str, Callable[[_Quantiser, Node, list[str]], str]] = {
     "scale": _Quantiser.scale,
     "relu": _Quantiser.relu,
     "nonneg": _Quantiser.nonneg,
+    "levels": _Quantiser.levels,
     **dict.fromkeys(("mul", "matmul", "conv2d"), _Quantiser.product),
 }

@@ -41,8 +41,13 @@ def fit_table(
     frac: int,
     tolerance: float,
     most: int = MAX_INDEX_BITS,
+    core: tuple[float, float] | None = None,
+    relative: bool = False,
 ) -> TableSpec:
-    """Return the smallest table for `bits`-bit x whose error inside `window` is within `tolerance`.
+    """Return the smallest table for `bits`-bit x whose error inside `core` is within `tolerance`.
+
+    The function is followed inside `window`, which holds `core`, by default the window. `relative`
+    errors are in proportion to the function's value.
 
     `frac` is the least number of fraction bits of the result. If no table of `most` index bits is
     good enough the largest one is returned; its `error` says how good it is. The table may be for
@@ -55,7 +60,8 @@ def fit_table(
     for index_bits in sizes:
         cell = 1 << (bits - index_bits)
         more = 1 if cell > 1 and top >= (1 << (bits - 1)) - cell else 0
-        spec = _fit(function, bits + more, index_bits + more, f, centre, window, frac, tolerance)
+        spec = _fit(function, bits + more, index_bits + more, f, centre, window, frac, tolerance,
+                    core or window, relative)  # fmt: skip
         if spec.error <= tolerance:
             return spec
     return spec
@@ -70,27 +76,39 @@ def _fit(
     window: tuple[float, float],
     frac: int,
     tolerance: float,
+    core: tuple[float, float],
+    relative: bool,
 ) -> TableSpec:
     s = bits - n
     cells = np.arange(1 << n, dtype=np.int64)
     start = np.where(cells < 1 << (n - 1), cells, cells - (1 << n)) << s  # (2^n,) x at d = 0
 
     if s == 0:
-        t0 = np.rint(function(np.clip(start / 2.0**f + centre, *window)) * 2.0**frac)
-        return TableSpec(n, 0, t0.astype(np.int64), None, frac, 0.5 * 2.0**-frac)
+        u = start / 2.0**f + centre
+        y = function(np.clip(u, *window))
+        # the argument itself is rounded, to the nearest whole x
+        off = [np.abs(function(np.clip(u + h, *window)) - y) for h in (0.5 / 2**f, -0.5 / 2**f)]
+        error = np.maximum(*off) + 0.5 * 2.0**-frac
+        error = error / np.maximum(np.abs(y), 1e-30) if relative else error
+        inside = (u >= core[0] - 0.5 / 2**f) & (u <= core[1] + 0.5 / 2**f)
+        t0 = _rounded(y * 2.0**frac).astype(np.int64)
+        return TableSpec(n, 0, t0, None, frac, float(error[inside].max(initial=0.0)))
     d = np.linspace(-1.0, 1.0, 2 * SAMPLES + 1) * 2.0**s  # offsets, two cells
     x = start[:, None] + d
     u = x / 2.0**f + centre
     y = _straightened(function, u, window, 2.0**-f, 2.0 ** (s + 1 - f))  # (2^n, samples)
     slope = ((y - y.mean(1, keepdims=True)) * d).sum(1) / (d * d).sum()
+    inside = (u >= core[0]) & (u <= core[1])
+    units = np.abs(y) if relative else np.ones_like(y)
+    smallest = float(units[inside].min(initial=np.inf))
     # the slope's own rounding may cost an eighth of the tolerance
-    slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / max(tolerance, 1e-12)))) - f)
+    finest = max(tolerance * min(smallest, 2.0**30), 1e-12)
+    slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / finest))) - f)
     out = max(frac, f + slope_frac)
     t1 = _rounded(slope * 2.0**out)
     t0 = _rounded(y.mean(1) * 2.0**out)
     got = (t0[:, None] + t1[:, None] * d) / 2.0**out
-    inside = (u >= window[0]) & (u <= window[1])
-    error = float(np.abs(got - y)[inside].max(initial=0.0))
+    error = float((np.abs(got - y) / np.maximum(units, 1e-30))[inside].max(initial=0.0))
     return TableSpec(n, s, t0.astype(np.int64), t1.astype(np.int64), out, error)
 
 

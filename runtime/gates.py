@@ -55,25 +55,28 @@ def table(
     key: Key,
     tables: list[Ring],
 ) -> Ring:
-    """Return a share of t0[i] + t1[i]·d for x = i·2^s + d. See Kernels.dpf_table."""
+    """Return a share of t0[i] + t1[i]·d for x = i·2^s + d. See Kernels.dpf_table.
+
+    Tables of shape (T, 2^n) give T results for each element, as a last axis.
+    """
     flat = canonical(x.reshape(-1), index_bits + low_bits)
     index = (flat >> flat.dtype.type(low_bits)).astype(np.uint32)
     low = canonical(flat, low_bits).astype(ring_dtype(width)) if low_bits else None
-    t1 = tables[1][None] if low_bits else None
-    y = kernels.dpf_table(
-        party, index, low, index_bits, width, key.seeds, key.words, tables[0][None], t1
-    )
-    return y.reshape(x.shape)
+    several = tables[0].ndim > 1
+    t0, *slopes = (t if several else t[None] for t in tables)
+    t1 = slopes[0] if low_bits else None
+    y = kernels.dpf_table(party, index, low, index_bits, width, key.seeds, key.words, t0, t1)
+    return y.T.reshape(*x.shape, len(y)) if several else y.reshape(x.shape)
 
 
 def plain_table(x: Ring, index_bits: int, low_bits: int, tables: list[Ring]) -> Ring:
     """Return t0[i] + t1[i]·d of a clear x."""
     flat = canonical(x, index_bits + low_bits)
     index = flat >> flat.dtype.type(low_bits)
-    if not low_bits:
-        return np.asarray(tables[0][index])
-    low = canonical(flat, low_bits).astype(tables[0].dtype)
-    return np.asarray(tables[0][index] + tables[1][index] * low)
+    y = tables[0][..., index]
+    if low_bits:
+        y = y + tables[1][..., index] * canonical(flat, low_bits).astype(tables[0].dtype)
+    return np.asarray(np.moveaxis(y, 0, -1) if tables[0].ndim > 1 else y)
 
 
 # -- signs ----------------------------------------------------------------------------------------

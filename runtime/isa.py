@@ -430,17 +430,18 @@ def _table_shape(types: Types, attrs: Attrs) -> tuple[int, Shape]:
     tables = types[-2:] if low_bits else types[-1:]
     for table in tables:
         _need(table.kind == "public", "a table is a public constant")
-        _need(table.shape == (1 << index_bits,), f"a table has {1 << index_bits} entries")
+        _need(table.shape[-1:] == (1 << index_bits,), f"a table has {1 << index_bits} entries")
+        _need(table.shape == tables[0].shape and len(table.shape) <= 2, "the tables do not match")
     bits = index_bits + low_bits
     _need(types[0].width == bits, f"the wire has {types[0].width} bits, the table covers {bits}")
-    return _same_width(tables), types[0].shape
+    return _same_width(tables), (*types[0].shape, *tables[0].shape[:-1])
 
 
 def _table(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
     tables = 2 if int_attr(attrs, "low_bits", 0, 48) else 1
     _kinds(types, ("masked",), ("key",), *[("public",)] * tables)
     width, shape = _table_shape(types, attrs)
-    key = table_key_type(shape, {**attrs, "width": width})
+    key = table_key_type(types[0].shape, {**attrs, "width": width})
     _need(types[1] == key, f"the key is {types[1]}, the gate needs {key}")
     return RingType("share", width, shape)
 

@@ -26,8 +26,9 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--run", "run_file", is_flag=False, flag_value="", metavar="[INPUT.npz]",
               help="Run it in this process, on the example inputs or a file.")  # fmt: skip
-@click.option("--activation-bits", default=None, type=click.IntRange(4, 30), help="Default: 16.")
-@click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 12.")
+@click.option("--precision-bits", default=None, type=click.IntRange(0, 20), help="Default: 8.")
+@click.option("--activation-bits", default=None, type=click.IntRange(4, 30), help="Default: 20.")
+@click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 16.")
 @click.version_option(package_name="srcompile")
 @reports_errors
 def main(
@@ -39,6 +40,7 @@ def main(
     emit: str | None,
     as_json: bool,
     run_file: str | None,
+    precision_bits: int | None,
     activation_bits: int | None,
     weight_bits: int | None,
 ) -> None:
@@ -53,7 +55,11 @@ def main(
     if shares and not out:
         raise UserError("--shares leaves the weights out of the program file: name it with --out")
     console = Console(stderr=True)
-    chosen = {"activation_bits": activation_bits, "weight_bits": weight_bits}
+    chosen = {
+        "precision_bits": precision_bits,
+        "activation_bits": activation_bits,
+        "weight_bits": weight_bits,
+    }
     formats = Formats(**{name: bits for name, bits in chosen.items() if bits is not None})
     with console.status(f"compiling {model_file}"):
         loaded = load_model_file(model_file)

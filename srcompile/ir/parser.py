@@ -149,7 +149,9 @@ class _Reader:
         if any(size < 0 for size in shape):
             raise self.error(tree, "a shape has no negative sizes")
         if name in ("f32", "i64") and not params:
-            return FloatType(shape, str(name), (ranges[0][0], ranges[0][1]) if ranges else None)
+            known = ranges[0] if ranges else ()
+            size = known[2] if len(known) > 2 else None
+            return FloatType(shape, str(name), (known[0], known[1]) if known else None, size)
         if name == "fix" and len(params) == 2 and not ranges:
             return FixType(shape, *params)
         if name in KINDS and len(params) == 1 and not ranges:

@@ -1,6 +1,6 @@
 """The types of IR values, one family for each level.
 
-graph level    `f32[1,8] in (-1.0, 2.5)`   a float tensor, with its calibrated range once known
+graph level    `f32[1,8] in (-1.0, 2.5) about 0.7`   a float tensor, calibrated
 fixed level    `fix<14,8>[1,8]`            signed integers of 14 bits standing for x * 2^8
 lowered level  `share<26>[1,8]`            elements of Z_(2^26), see srcompile.runtime.isa.RingType
 """
@@ -16,15 +16,20 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FloatType:
-    """A float tensor (or `i64`: indices) and, after calibration, the range of its values."""
+    """A float tensor (or `i64`: indices) and, after calibration, what values it takes.
+
+    size: the root mean square of a row (last axis) of small values: what an error is held against.
+    """
 
     shape: Shape
     dtype: str = "f32"
     range: tuple[float, float] | None = None
+    size: float | None = None
 
     def __str__(self) -> str:
         text = f"{self.dtype}[{','.join(map(str, self.shape))}]"
-        return text + (f" in ({self.range[0]!r}, {self.range[1]!r})" if self.range else "")
+        text += f" in ({self.range[0]!r}, {self.range[1]!r})" if self.range else ""
+        return text + (f" about {self.size!r}" if self.size else "")
 
     def reshaped(self, shape: Shape) -> FloatType:
         """Return this type with another shape and no range."""

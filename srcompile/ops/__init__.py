@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from srcompile.ops import functions, linear, normalisation, products, program, reductions
+from srcompile.ops import functions, linear, normalisation, products, program, reductions, rows
 from srcompile.ops.base import Op
 
 Registry = Mapping[str, Op]
@@ -20,6 +20,7 @@ def registry() -> Registry:
         *products.OPS,
         *functions.OPS,
         *reductions.OPS,
+        *rows.OPS,
         *normalisation.OPS,
         *program.OPS,
     )

@@ -34,6 +34,10 @@ class Emitter(Protocol):
     def loc(self) -> Loc:
         """The user's source line that is being translated."""
 
+    @property
+    def result(self) -> FloatType | None:
+        """What is known of the value that is being expanded, None if nothing is."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -20,6 +20,7 @@ class GraphBuilder:
     def __init__(self, ops: Registry) -> None:
         self.ops = ops
         self.loc = Loc()
+        self.result: FloatType | None = None
         self.consts: dict[str, Const] = {}
         self._names: set[str] = set()
         self._types: dict[str, FloatType] = {}

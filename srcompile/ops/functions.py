@@ -20,10 +20,14 @@ def _sigmoid(x: Array) -> Array:
 
 
 class Function(Op):
-    """y = f(x), elementwise; `domain` is where f is defined."""
+    """y = f(x), elementwise; `domain` is where f is defined.
+
+    relative: whether an error of f counts in proportion to its value, as for a factor of a row.
+    """
 
     primitive = True
     domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    relative: ClassVar[bool] = False
     f: ClassVar[Callable[..., Any]]
     low: ClassVar[float] = -6.0
     high: ClassVar[float] = 6.0
@@ -111,6 +115,7 @@ class Reciprocal(Function):
 
     name = "reciprocal"
     torch = ("aten.reciprocal.default", "torch.reciprocal")
+    relative = True
     domain = (2.0**-20, math.inf)
     f = staticmethod(lambda x: 1.0 / x)
     low, high = 1.0, 8.0
@@ -131,6 +136,7 @@ class RSqrt(Function):
 
     name = "rsqrt"
     torch = ("aten.rsqrt.default", "torch.rsqrt")
+    relative = True
     domain = (2.0**-30, math.inf)
     f = staticmethod(lambda x: 1.0 / np.sqrt(x))
     low, high = 0.5, 8.0

@@ -15,11 +15,12 @@ from srcompile.ops.base import Attrs, Case, Emitter, Op, real, require
 class LayerNorm(Op):
     """(x - mean) / sqrt(variance + eps) over the last axis, then weight and bias, if given.
 
-    With n elements and q = n / 2^k in (1/2, 1], which binary fractions hold exactly:
-        c = q·x - sum(x) / 2^k      = q·(x - mean)
-        s = sum(c·c) / 2^k          = q^3·variance
-        y = c·rsqrt(s + eps·q^3)·(sqrt(q)·weight) + bias
-    so centring rounds nothing, and three openings remain: s, its inverse root, the product.
+    With n elements, q = n / 2^k in (1/2, 1] and the centring matrix C = 1 - 1/n:
+        c = x·C                     = x - mean
+        s = sum(c·c) / 2^k          = q·variance
+        y = c·rsqrt(s + eps·q)·(sqrt(q)·weight) + bias
+    A linear layer before takes C into its weights, and three openings remain: s, its inverse root,
+    the product.
     """
 
     name = "layer_norm"
@@ -47,10 +48,11 @@ class LayerNorm(Op):
         k = math.ceil(math.log2(shape[-1]))
         q = shape[-1] / 2**k
         row: Attrs = {"axes": (len(shape) - 1,), "keepdims": True}
-        total = b.emit("scale", [b.emit("sum", [x], row)], {"by": 2.0**-k})
-        c = b.emit("sub", [b.emit("scale", [x], {"by": q}), total])
+        n = shape[-1]
+        centring = b.const((np.eye(n) - 1.0 / n).astype(np.float32), "centring")
+        c = b.emit("matmul", [x, centring])
         s = b.emit("scale", [b.emit("sum", [b.emit("mul", [c, c])], row)], {"by": 2.0**-k})
-        root = b.emit("rsqrt", [b.emit("offset", [s], {"by": real(attrs["eps"]) * q**3})])
+        root = b.emit("rsqrt", [b.emit("offset", [s], {"by": real(attrs["eps"]) * q})])
         y = b.emit("mul", [c, root])
         if len(inputs) == 1:
             return b.emit("scale", [y], {"by": math.sqrt(q)})

@@ -25,8 +25,6 @@ from srcompile.ops.linear import slice_axis
 
 ALL_PAIRS = 16
 """Up to so many candidates are compared all with all (one comparison round), above in groups."""
-NARROW = 8.0
-"""Softmax inputs that span less than this need no row maximum: exp stays within 2^12."""
 
 
 class Maximum(Op):
@@ -236,16 +234,10 @@ class Softmax(Op):
         return np.asarray(powers / powers.sum(axis, keepdims=True))
 
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
-        # softmax(x) = exp(x - c) / sum exp(x - c), c the row maximum or, if all inputs are near
-        # each other, the top of their range
+        # softmax(x) = exp(x - c) / sum exp(x - c), with any c near the row's maximum
         x, axis = inputs[0], integer(attrs["axis"])
-        low, high = b.type(x).range or (-np.inf, np.inf)
-        if high - low <= NARROW:
-            shifted = b.emit("offset", [x], {"by": -float(high)})
-        else:
-            top = b.emit("amax", [x], {"axis": axis, "keepdims": True})
-            shifted = b.emit("sub", [x, top])
-        powers = b.emit("exp", [shifted])
+        top = b.emit("row_top", [x], {"axis": axis})
+        powers = b.emit("exp", [b.emit("sub", [x, top])])
         total = b.emit("sum", [powers], {"axes": (axis,), "keepdims": True})
         return b.emit("mul", [powers, b.emit("reciprocal", [total])])
 
@@ -258,6 +250,7 @@ class Softmax(Op):
         return (
             Case(((2, 5),), {"axis": 1}),
             Case(((3, 4),), {"axis": 0}, low=-8.0, high=8.0),
+            Case(((2, 6, 5),), {"axis": 2}, low=-20.0, high=20.0),
         )
 
 

@@ -86,6 +86,7 @@ class _Recorder:
         self.b = b
         self.used: dict[str, None] = {}
         self.loc = Loc()
+        self.result: FloatType | None = None
 
     def emit(self, op: str, inputs: Sequence[str], attrs: Attrs = NO_ATTRS) -> str:
         self.used[op] = None

@@ -121,6 +121,7 @@ def _quantise(given: Given) -> str:
         int(given.number("weight_bits", 12)),
         int(given.number("table_bits", 12)),
         given.number("margin", 2.0),
+        precision_bits=int(given.number("precision_bits", 0)),
     )
     return shown(quantise(given.module, OPS, formats))
 

@@ -16,6 +16,7 @@ from srcompile.ops.base import Case, Op
 from srcompile.ops.builder import GraphBuilder
 from srcompile.passes.cost import NETWORKS
 from srcompile.passes.pipeline import Options, Stages, run_pipeline
+from srcompile.passes.quantise import Formats
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession
 from srcompile.runtime.program import Program
@@ -37,10 +38,14 @@ class Build:
         return self.name
 
 
+PRECISE = Formats(activation_bits=16, weight_bits=12, table_bits=12, precision_bits=0)
+"""As precise as 16 bits allow: what is tested here is that an op is right, not how few bits do."""
+
+
 @cache
 def _compiled(name: str, target: str, max_width: int | None) -> Stages:
     build = BUILDS[name]
-    options = Options(target, NETWORKS["lan"], max_width=max_width)
+    options = Options(target, NETWORKS["lan"], PRECISE, max_width)
     return run_pipeline(build.module, build.samples, registry(), options)
 
 
