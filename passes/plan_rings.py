@@ -7,29 +7,28 @@ places are a minimum vertex cut, an opening weighing elements x ring width.
 Widths are demanded from behind: a result needs its own bits, a `shift` by s needs s bits more than
 its result, a product as many as its result; gates with tables and comparisons put their result
 into any ring at no cost. An `extend` cuts such a chain: the shift before it then needs but the bits
-of its value, and one; it costs an opening and a round. Where to extend is a local search, from the
-plans in which every chain goes on until a limit, for what sends fastest on the network.
+of its value, and one; it costs an opening and a round. Where to extend is a search for what sends
+fastest on the network (passes/extensions.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 import networkx as nx
 
 from srcompile.ir.graph import Attr, Module, Node, Segment
-from srcompile.ir.types import FixType, Type
+from srcompile.ir.types import FixType
 from srcompile.ops import Registry
 from srcompile.passes.cost import NETWORKS, Network
-from srcompile.runtime.isa import packed_bytes
+from srcompile.passes.extensions import Chains, place_extensions
 
 PRODUCTS = frozenset({"mul", "matmul", "conv2d"})
 FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
 RESULTS = frozenset({"output", "route"})
-WIDTHS = (48, 40, 32)
 WIDEST = 62
 
 
@@ -43,79 +42,16 @@ def plan_rings(
 
     No ring is wider than `max_width`, unless a single value, or a product and its operands, is.
     """
-    search = _Search(module, ops, network, max_width or WIDEST)
-    cut = search.best()
-    ring = _rings(module, cut)
-    module = _with_extensions(module, ring, cut)
+    nodes = list(module.main.nodes())
+    chains = Chains(nodes, _demand)
+    opened = _openings(module, ops, _by_name(nodes, chains.rings(frozenset())[0]))
+    places = frozenset(k for k, node in enumerate(nodes) if node.out in opened)
+    cut = place_extensions(chains, places, network, max_width or WIDEST)
+    own, extended = (_by_name(nodes, widths) for widths in chains.rings(cut))
+    ring = own | {_extended(name): width for name, width in extended.items()}
+    takers = frozenset((nodes[k].out, nodes[user].out) for k, user in map(chains.edges.__getitem__, cut))
+    module = _with_extensions(module, extended, takers)
     return _with_openings(module, ops, ring, _openings(module, ops, ring))
-
-
-# -- where to extend ------------------------------------------------------------------------------
-
-Cut = frozenset[str]
-"""The shifts behind which there is an extension."""
-
-
-class _Search:
-    """Looks for the places of extensions with which a module sends fastest."""
-
-    def __init__(self, module: Module, ops: Registry, network: Network, widest: int) -> None:
-        self.module, self.ops, self.network, self.widest = module, ops, network, widest
-        self.nodes = list(module.main.nodes())
-        self.types = module.main.types()
-        self.opened = _openings(module, ops, _rings(module, frozenset()))
-        self.tried: dict[Cut, tuple[int, float]] = {}
-
-    def best(self) -> Cut:
-        """Return the best cut a local search finds: try each place in turn, until none helps."""
-        limits = [self.widest, *(w for w in WIDTHS if w < self.widest)]
-        found = min((self.greedy(limit) for limit in limits), key=self.cost)
-        places = [n.out for n in self.nodes if n.op == "shift"]
-        improved = True
-        while improved:
-            improved = False
-            for place in places:
-                other = found ^ {place}
-                if self.cost(other) < self.cost(found):
-                    found, improved = other, True
-        return found
-
-    def greedy(self, limit: int) -> Cut:
-        """Return the cut in which each chain, from behind, goes on until it passes a limit."""
-        cut: set[str] = set()
-        ring: dict[str, int] = {}
-        for node in reversed(self.nodes):
-            own = ring.get(node.out, 0)
-            narrow = _bits_of(self.types[node.out]) + 1 if node.op == "shift" else own
-            if narrow < own and own + _by(node) > limit:
-                cut.add(node.out)
-                own = narrow
-            _note_demands(node, own, self.types, ring)
-        return frozenset(cut)
-
-    def cost(self, cut: Cut) -> tuple[int, float]:
-        """Return (bits above the widest ring allowed, seconds that the messages take)."""
-        if cut not in self.tried:
-            self.tried[cut] = self.evaluated(cut)
-        return self.tried[cut]
-
-    def evaluated(self, cut: Cut) -> tuple[int, float]:
-        ring = _rings(self.module, cut)
-        depth: dict[str, int] = {}
-        sent = rounds = 0
-        for node in self.nodes:
-            level = max((depth.get(i, 0) for i in node.inputs), default=0)
-            for name in self.messages(node.out, cut):
-                level += 1
-                sent += packed_bytes(_size(self.types[node.out]), ring[name])
-            depth[node.out] = level
-            rounds = max(rounds, level)
-        too_wide = sum(max(0, width - self.widest) for width in ring.values())
-        return too_wide, self.network.seconds(sent, rounds)
-
-    def messages(self, name: str, cut: Cut) -> list[str]:
-        """Return the values that are opened where `name` is made, one after the other."""
-        return [name] * (name in self.opened) + [_extended(name)] * (name in cut)
 
 
 def is_local(node: Node, module: Module, ops: Registry) -> bool:
@@ -128,61 +64,34 @@ def is_local(node: Node, module: Module, ops: Registry) -> bool:
 # -- widths ---------------------------------------------------------------------------------------
 
 
-def _rings(module: Module, cut: Cut) -> dict[str, int]:
-    """Return the ring width that its uses demand of each value, and of each extended one."""
-    types = module.main.types()
-    ring: dict[str, int] = {}
-    for node in reversed(list(module.main.nodes())):
-        own = ring.get(node.out, 0)
-        if node.out in cut:
-            ring[_extended(node.out)] = own
-            own = ring[node.out] = _bits_of(types[node.out]) + 1
-        _note_demands(node, own, types, ring)
-    return ring
+def _by_name(nodes: Sequence[Node], widths: Sequence[int]) -> dict[str, int]:
+    return {n.out: width for n, width in zip(nodes, widths, strict=True) if n.out and width}
 
 
-def _note_demands(node: Node, own: int, types: Mapping[str, Type], ring: dict[str, int]) -> None:
-    """Note what `node`, itself in a ring of `own` bits, demands of its operands."""
-    for name in node.inputs:
-        if not name.startswith("@"):
-            ring[name] = max(ring.get(name, 0), _demand(node, _bits_of(types[name]), own))
-
-
-def _bits_of(type_: Type) -> int:
-    assert isinstance(type_, FixType)
-    return type_.bits
-
-
-def _size(type_: Type) -> int:
-    return math.prod(type_.shape)
-
-
-def _by(shift: Node) -> int:
-    by = shift.attrs["by"]
-    assert isinstance(by, int)
-    return by
-
-
-def _demand(node: Node, bits: int, own: int) -> int:
-    """Return the ring width that `node`, itself in a ring of `own` bits, needs of an operand."""
+def _demand(node: Node, bits: int) -> tuple[int, int]:
+    """Return the ring `node` needs of an operand of `bits` bits: (bits, 0) or (0, more than own)."""
     if node.op in RESULTS or node.op in ("table", "relu", "nonneg"):
-        return bits
-    return own + _by(node) if node.op == "shift" else own
+        return bits, 0
+    by = node.attrs["by"] if node.op == "shift" else 0
+    assert isinstance(by, int)
+    return 0, by
 
 
 def _extended(name: str) -> str:
     return f"{name}.ext"
 
 
-def _with_extensions(module: Module, ring: Mapping[str, int], cut: Cut) -> Module:
-    """Insert an `extend` behind each shift in `cut`, for all that uses it."""
+def _with_extensions(
+    module: Module, extended: Mapping[str, int], takers: frozenset[tuple[str, str]]
+) -> Module:
+    """Insert an `extend` behind each shift in `extended`, for the (shift, user) in `takers`."""
     segments = []
     for segment in module.main.segments:
         nodes: list[Node] = []
         for node in segment.nodes:
-            inputs = tuple(_extended(i) if i in cut else i for i in node.inputs)
+            inputs = tuple(_extended(i) if (i, node.out) in takers else i for i in node.inputs)
             nodes.append(replace(node, inputs=inputs))
-            if node.out in cut:
+            if node.out in extended:
                 made = (node.out,)
                 nodes.append(
                     Node("extend", _extended(node.out), made, type=node.type, loc=node.loc)

@@ -325,7 +325,7 @@ class _Quantiser:
         assert isinstance(node.type, FloatType)
         made = node.type.size or max(map(abs, out_range)) / self.formats.margin
         frac = 0 if whole else self.precise(out_range, node.type.size)
-        tolerance = (1.0 if op.relative else made) / 2**self.formats.table_bits
+        tolerance = made / 2**self.formats.table_bits
         # few elements can afford a large table: 2^22 entries are read in all
         most = min(15, max(MAX_INDEX_BITS, 22 - math.prod(type_.shape).bit_length()))
         spec = fit_table(
@@ -338,7 +338,7 @@ class _Quantiser:
             tolerance,
             most,
             self.calibrated[node.inputs[0]] or window,
-            op.relative,
+            made if op.relative else math.inf,
         )
         if spec.error > 4 * tolerance and not whole:
             self.notes.append(

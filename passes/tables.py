@@ -42,12 +42,12 @@ def fit_table(
     tolerance: float,
     most: int = MAX_INDEX_BITS,
     core: tuple[float, float] | None = None,
-    relative: bool = False,
+    growing: float = math.inf,
 ) -> TableSpec:
     """Return the smallest table for `bits`-bit x whose error inside `core` is within `tolerance`.
 
-    The function is followed inside `window`, which holds `core`, by default the window. `relative`
-    errors are in proportion to the function's value.
+    The function is followed inside `window`, which holds `core`, by default the window. Where its
+    value is larger than `growing` the tolerance grows in proportion.
 
     `frac` is the least number of fraction bits of the result. If no table of `most` index bits is
     good enough the largest one is returned; its `error` says how good it is. The table may be for
@@ -61,7 +61,7 @@ def fit_table(
         cell = 1 << (bits - index_bits)
         more = 1 if cell > 1 and top >= (1 << (bits - 1)) - cell else 0
         spec = _fit(function, bits + more, index_bits + more, f, centre, window, frac, tolerance,
-                    core or window, relative)  # fmt: skip
+                    core or window, growing)  # fmt: skip
         if spec.error <= tolerance:
             return spec
     return spec
@@ -77,7 +77,7 @@ def _fit(
     frac: int,
     tolerance: float,
     core: tuple[float, float],
-    relative: bool,
+    growing: float,
 ) -> TableSpec:
     s = bits - n
     cells = np.arange(1 << n, dtype=np.int64)
@@ -89,7 +89,7 @@ def _fit(
         # the argument itself is rounded, to the nearest whole x
         off = [np.abs(function(np.clip(u + h, *window)) - y) for h in (0.5 / 2**f, -0.5 / 2**f)]
         error = np.maximum(*off) + 0.5 * 2.0**-frac
-        error = error / np.maximum(np.abs(y), 1e-30) if relative else error
+        error = error / np.maximum(1.0, np.abs(y) / growing)
         inside = (u >= core[0] - 0.5 / 2**f) & (u <= core[1] + 0.5 / 2**f)
         t0 = _rounded(y * 2.0**frac).astype(np.int64)
         return TableSpec(n, 0, t0, None, frac, float(error[inside].max(initial=0.0)))
@@ -99,16 +99,14 @@ def _fit(
     y = _straightened(function, u, window, 2.0**-f, 2.0 ** (s + 1 - f))  # (2^n, samples)
     slope = ((y - y.mean(1, keepdims=True)) * d).sum(1) / (d * d).sum()
     inside = (u >= core[0]) & (u <= core[1])
-    units = np.abs(y) if relative else np.ones_like(y)
-    smallest = float(units[inside].min(initial=np.inf))
     # the slope's own rounding may cost an eighth of the tolerance
-    finest = max(tolerance * min(smallest, 2.0**30), 1e-12)
-    slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / finest))) - f)
+    slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / max(tolerance, 1e-12)))) - f)
     out = max(frac, f + slope_frac)
     t1 = _rounded(slope * 2.0**out)
     t0 = _rounded(y.mean(1) * 2.0**out)
     got = (t0[:, None] + t1[:, None] * d) / 2.0**out
-    error = float((np.abs(got - y) / np.maximum(units, 1e-30))[inside].max(initial=0.0))
+    allowed = np.maximum(1.0, np.abs(y) / growing)
+    error = float((np.abs(got - y) / allowed)[inside].max(initial=0.0))
     return TableSpec(n, s, t0.astype(np.int64), t1.astype(np.int64), out, error)
 
 

@@ -22,7 +22,8 @@ def _sigmoid(x: Array) -> Array:
 class Function(Op):
     """y = f(x), elementwise; `domain` is where f is defined.
 
-    relative: whether an error of f counts in proportion to its value, as for a factor of a row.
+    relative: whether an error of f counts in proportion to its value, as for a factor of a row,
+        rather than to the size of its values.
     """
 
     primitive = True
@@ -107,6 +108,7 @@ class Exp(Function):
     name = "exp"
     torch = ("aten.exp.default", "torch.exp")
     f = staticmethod(np.exp)
+    relative = True
     low, high = -6.0, 1.0
 
 
