@@ -68,9 +68,7 @@ class NativeKernels:
             return checks.check_packed(self.name, a, b)
         return (*checks.check_matmul(a, b), a.shape[-2], b.shape[-1])
 
-    def _multiply(
-        self, a: Ring, b: Ring | PackedMatrix, c: Ring, add: bool, threads: int
-    ) -> None:
+    def _multiply(self, a: Ring, b: Ring | PackedMatrix, c: Ring, add: bool, threads: int) -> None:
         if c.size == 0:
             return
         a = _aligned(a)

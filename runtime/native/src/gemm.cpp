@@ -24,7 +24,8 @@ template <class T>
 void matmul(const GemmShape &s, const T *left, const T *right, T *c) {
     const Matrix<T> a{left, s.a_row, s.a_col}, b{right, s.b_row, s.b_col};
     const MatrixPanel<T> panel{b, s.b_col == 1 && s.m <= 2 * Tile<T>::rows};
-    if (s.n <= 2 * Tile<T>::columns || (s.m < Tile<T>::rows && s.a_col == 1))
+    const bool copy = s.a_col != 1 || (Tile<T>::copy_left && s.m >= Tile<T>::rows);
+    if (!copy || s.n <= 2 * Tile<T>::columns)
         return gemm<T>(s.m, s.k, s.n, Left<T>(a), panel, c, s.n, s.add);
     gemm_copied(s, a, panel, c);
 }
@@ -51,7 +52,7 @@ void matmul_packed(const GemmShape &s, const Packing &packing, const T *left, co
     const int levels = packing.levels;
     if (levels == 0) {
         const PackedPanel<T> panel{b, s.k};
-        if (s.m < Tile<T>::rows && s.a_col == 1)
+        if (s.a_col == 1 && (!Tile<T>::copy_left || s.m < Tile<T>::rows))
             return gemm<T>(s.m, s.k, s.n, Left<T>(a), panel, c, s.n, s.add);
         return gemm_copied(s, a, panel, c);
     }

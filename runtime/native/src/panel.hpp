@@ -19,7 +19,8 @@ struct Square<uint64_t> {
 
     static void transpose(const uint64_t *from, ptrdiff_t from_row, uint64_t *to, size_t to_row) {
         Row x[4], y[4];
-        for (ptrdiff_t i = 0; i < 4; i++) x[i] = *reinterpret_cast<const Row *>(from + i * from_row);
+        for (ptrdiff_t i = 0; i < 4; i++)
+            x[i] = *reinterpret_cast<const Row *>(from + i * from_row);
         for (size_t i = 0; i < 4; i += 2) {
             y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 4, 2, 6);
             y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 1, 5, 3, 7);
@@ -41,15 +42,17 @@ struct Square<uint32_t> {
 
     static void transpose(const uint32_t *from, ptrdiff_t from_row, uint32_t *to, size_t to_row) {
         Row x[8], y[8];
-        for (ptrdiff_t i = 0; i < 8; i++) x[i] = *reinterpret_cast<const Row *>(from + i * from_row);
+        for (ptrdiff_t i = 0; i < 8; i++)
+            x[i] = *reinterpret_cast<const Row *>(from + i * from_row);
         for (size_t i = 0; i < 8; i += 2) {
             y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
             y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
         }
-        for (size_t i = 0; i < 8; i += i % 4 == 1 ? 3 : 1) {  // 0, 1, 4, 5
-            x[i] = __builtin_shufflevector(y[i], y[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            x[i + 2] = __builtin_shufflevector(y[i], y[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
+        for (size_t first = 0; first < 8; first += 4)
+            for (size_t i = first; i < first + 2; i++) {
+                x[i] = __builtin_shufflevector(y[i], y[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+                x[i + 2] = __builtin_shufflevector(y[i], y[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+            }
         for (size_t i = 0; i < 4; i++) {
             store(to + i * to_row,
                   __builtin_shufflevector(x[i], x[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
@@ -75,11 +78,13 @@ inline void interleave(const T *from, size_t lines, ptrdiff_t line, size_t lengt
             Square<T>::transpose(at + q, line, to + q * to_row + i, to_row);
         for (; q < length; q++)
             for (size_t v = 0; v < S; v++)
-                to[q * to_row + i + v] = at[static_cast<ptrdiff_t>(v) * line + static_cast<ptrdiff_t>(q)];
+                to[q * to_row + i + v] =
+                    at[static_cast<ptrdiff_t>(v) * line + static_cast<ptrdiff_t>(q)];
     }
     for (; i < lines; i++) {
         const T *at = from + static_cast<ptrdiff_t>(i) * line;
-        for (size_t q = 0; q < length; q++) to[q * to_row + i] = at[static_cast<ptrdiff_t>(q) * step];
+        for (size_t q = 0; q < length; q++)
+            to[q * to_row + i] = at[static_cast<ptrdiff_t>(q) * step];
     }
 }
 
@@ -100,8 +105,12 @@ template <size_t width, class T>
 inline void copy_panel(const T *from, size_t lines, ptrdiff_t line, size_t length, ptrdiff_t step,
                        T *to) {
     if (line == 1 && lines == width) {
-        for (size_t q = 0; q < length; q++, from += step, to += width)
+        for (size_t q = 0; q < length; q++, from += step, to += width) {
+            // the panel copied next is beside this one: its rows are too far apart for the
+            // processor to foresee them
+            for (size_t i = 0; i < width; i += 64 / sizeof(T)) __builtin_prefetch(from + width + i);
             memcpy(to, from, sizeof(T) * width);
+        }
         return;
     }
     if (lines < width) memset(to, 0, sizeof(T) * width * length);
@@ -128,8 +137,8 @@ struct Left {
 
     const T *at(size_t i, size_t p) const {  // i is the first row of a panel, or a row in the last
         constexpr size_t MR = Tile<T>::rows;
-        return data + static_cast<ptrdiff_t>(i / MR) * panel + static_cast<ptrdiff_t>(i % MR) * row +
-               static_cast<ptrdiff_t>(p) * column;
+        return data + static_cast<ptrdiff_t>(i / MR) * panel +
+               static_cast<ptrdiff_t>(i % MR) * row + static_cast<ptrdiff_t>(p) * column;
     }
 };
 

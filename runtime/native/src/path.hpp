@@ -48,7 +48,8 @@ inline T smaller(T a, T b) {
 
 inline size_t rounded_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
 
-// Memory for the length of a scope, aligned for vectors, not zeroed. Out of memory ends the process.
+// Memory for the length of a scope, aligned for vectors, not zeroed. Out of memory ends the
+// process.
 template <class T>
 class Workspace {
   public:

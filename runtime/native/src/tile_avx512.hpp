@@ -40,14 +40,14 @@ struct Tile {
     static constexpr size_t rows = 8;
     static constexpr size_t vector = 64 / sizeof(T);  // columns in a vector
     static constexpr size_t columns = 2 * vector;
+    static constexpr bool copy_left = true;  // rather than read its rows where they are
 
     // c (M, C·vector) = a (M, k) · b (k, C·vector), or c += ..; strides in elements;
     // `ahead`: the panel that is read after this one, or this one. Every loop
     // over rows or vectors is unrolled at once: otherwise GCC 12 keeps the sums in memory.
     template <size_t M, size_t C>
     static void run(size_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b,
-                    ptrdiff_t b_row, T *c, size_t c_row, bool add,
-                    const T *ahead) {
+                    ptrdiff_t b_row, T *c, size_t c_row, bool add, const T *ahead) {
         constexpr size_t group = M * C < 8 ? M : 8 / C;  // rows whose products come together
         __m512i sum[M][C];
 #pragma GCC unroll 16
