@@ -53,6 +53,7 @@ class Dealer:
             name: self._both(SETUP_BLOCK, number, program.constants[name].type)
             for number, name in enumerate(program.weights())
         }
+        self._engine.pack_weights("weight_mask", self._weight_masks)
 
     def deal(self, segment: int) -> Material:
         """Make the next block, for `segment`."""

@@ -7,6 +7,7 @@ buffers the compiler planned, so that a run allocates next to nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -14,13 +15,15 @@ import numpy as np
 
 from srcompile.runtime import gates
 from srcompile.runtime.isa import INSTRUCTIONS, RingType
-from srcompile.runtime.kernels import Kernels, ring_dtype
+from srcompile.runtime.kernels import Kernels, PackedMatrix, ring_dtype
 from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.ring import COMPUTED, VIEWS, Ring, canonical, number, shift, widened
 
 Value = Any  # Ring, or gates.Key
 Env = MutableMapping[str, Value]
 Handler = Callable[[Instruction, Sequence[Value], Sequence[RingType]], Value]
+
+_FEW_ROWS = 16  # products with fewer rows read each weight about as often as packing would
 
 
 class Arena:
@@ -50,6 +53,7 @@ class Engine:
         self.program, self.kernels, self.party = program, kernels, party
         self._types = {phase: program.types(phase) for phase in program.functions}
         self._arenas: dict[tuple[str, int], Arena] = {}
+        self._packed: dict[str, PackedMatrix] = {}  # value -> the weight it is, packed
         self._public = {n: c.data for n, c in program.constants.items() if not c.secret}
         self._local: Mapping[str, Handler] = {
             "offset": self._offset,
@@ -58,7 +62,7 @@ class Engine:
             "shift": lambda i, a, t: shift(a[0], i.attrs, t[0], _type(i)),
             "widen": lambda i, a, t: widened(a[0], t[0].width, _type(i).width),
             "msb": self._msb,
-            "matmul": lambda i, a, t: self.kernels.matmul(a[0], a[1]),
+            "matmul": self._matmul,
             "conv2d": self._conv2d,
             "table": self._table,
             "nonneg": self._nonneg,
@@ -75,6 +79,23 @@ class Engine:
     def arena(self, phase: str, segment: int) -> Arena:
         """Return the buffers of a segment of a function."""
         return self._arenas.setdefault((phase, segment), Arena())
+
+    def pack_weights(self, op: str, weights: Mapping[str, Ring]) -> None:
+        """Pack the weights that instructions `op` load and products multiply with, once.
+
+        They are kept beside the weights, in up to 5.4 times their memory. A weight that meets few
+        rows is read as it is: packing would not pay.
+        """
+        for phase in self.program.functions:
+            body = [i for _, i in self.program.instructions(phase)]
+            loaded = {i.out: i.inputs[0] for i in body if i.op == op}
+            for i in body:
+                if i.op != "matmul" or i.inputs[1] not in loaded or i.inputs[1] in self._packed:
+                    continue
+                rows = math.prod(self.types(phase, i.inputs)[0].shape[:-1])
+                weight = weights[loaded[i.inputs[1]]]
+                if weight.ndim == 2 and rows >= _FEW_ROWS:
+                    self._packed[i.inputs[1]] = self.kernels.pack_matrix(weight, rows)
 
     def step(
         self,
@@ -119,6 +140,10 @@ class Engine:
         width = types[0].width
         x = canonical(args[0], width)
         return (x >> x.dtype.type(width - 1)).astype(ring_dtype(_type(i).width))
+
+    def _matmul(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
+        right: Ring | PackedMatrix = self._packed.get(i.inputs[1]) or args[1]
+        return self.kernels.matmul(args[0], right)
 
     def _conv2d(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
         a: Any = i.attrs

@@ -88,6 +88,8 @@ class Party:
     def load_weights(self, shares: Mapping[str, Ring]) -> None:
         """Take this party's weight shares and open F = W - B of those that enter products.
 
+        Both are packed for the kernels where matrices are multiplied with them, once for all
+        inferences; see `Engine.pack_weights` for the memory that takes.
         Raises ProtocolError the second time: B masks one set of weights, and no other.
         """
         if self._loaded:
@@ -107,6 +109,8 @@ class Party:
             self.setup_bytes += len(data)
             f = self.kernels.unpack_add(np.frombuffer(theirs, np.uint8), own, type_.width)
             self._opened[name] = f.reshape(type_.shape)
+        self._engine.pack_weights("weight_share", self._shares)
+        self._engine.pack_weights("weight_opened", self._opened)
 
     # -- before the input is there
 

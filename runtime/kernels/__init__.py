@@ -1,7 +1,7 @@
 """Local kernels of a party and of the dealer: ring arithmetic, bit packing, PRG, DPF and DCF.
 
 `load()` returns the fastest implementation this machine has; all of them give the same bits.
-SRCOMPILE_KERNELS=numpy|native|native-avx2|native-portable chooses one.
+SRCOMPILE_KERNELS=numpy|native|native-avx512|native-avx2|native-portable chooses one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,20 @@ import os
 
 from srcompile.runtime.errors import KernelError
 from srcompile.runtime.kernels.definition import NumpyKernels
-from srcompile.runtime.kernels.interface import Kernels, ring_dtype
+from srcompile.runtime.kernels.interface import Kernels, PackedMatrix, ring_dtype
 from srcompile.runtime.kernels.layout import dcf_key_bytes, dpf_key_bytes
 
-CHOICES = ("numpy", "native", "native-avx2", "native-portable")
+CHOICES = ("numpy", "native", "native-avx512", "native-avx2", "native-portable")
 
-__all__ = ["CHOICES", "Kernels", "dcf_key_bytes", "dpf_key_bytes", "load", "ring_dtype"]
+__all__ = [
+    "CHOICES",
+    "Kernels",
+    "PackedMatrix",
+    "dcf_key_bytes",
+    "dpf_key_bytes",
+    "load",
+    "ring_dtype",
+]
 
 
 def load(name: str | None = None) -> Kernels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from srcompile.runtime.kernels.interface import Ring, ring_dtype
+from srcompile.runtime.kernels.interface import PackedMatrix, Ring, ring_dtype
 from srcompile.runtime.kernels.layout import (
     MAX_PRG_BYTES,
     DcfLayout,
@@ -68,6 +68,40 @@ def check_matmul(a: Ring, b: Ring) -> tuple[int, ...]:
         return np.broadcast_shapes(left[:-2], right[:-2])
     except ValueError:
         raise ValueError(f"matmul cannot broadcast the batches of {left} and {right}.") from None
+
+
+def check_packed(kernels: str, a: Ring, b: PackedMatrix) -> tuple[int, ...]:
+    """Check a left operand for a packed matrix; return the shape of the product."""
+    if b.kernels != kernels:
+        raise ValueError(f"matmul of '{kernels}' cannot read a matrix packed by '{b.kernels}'.")
+    _check_ring("matmul", a)
+    if a.dtype != b.dtype:
+        raise ValueError(f"matmul needs one dtype, but got {a.dtype} and {b.dtype}.")
+    if a.ndim < 2 or a.shape[-1] != b.shape[0]:
+        raise ValueError(f"matmul needs equal inner sizes, but got {a.shape} and {b.shape}.")
+    return (*a.shape[:-1], b.shape[1])
+
+
+def check_pack_matrix(b: Ring, rows: int) -> None:
+    """Check the arguments of `Kernels.pack_matrix`."""
+    _check_ring("pack_matrix", b)
+    if b.ndim != 2:
+        raise ValueError(f"pack_matrix needs a matrix, but the shape is {b.shape}.")
+    if rows < 0:
+        raise ValueError(f"A number of rows cannot be negative, but rows = {rows}.")
+
+
+def check_sum(c: Ring, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+    """Check the array that `Kernels.matmul_add` adds to."""
+    check_array("The array to add to", c, dtype, shape)
+    if not (c.flags.c_contiguous and c.flags.aligned and c.flags.writeable):
+        raise ValueError("The array to add to must be contiguous, aligned and writeable.")
+
+
+def check_threads(threads: int) -> None:
+    """Check a number of threads."""
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"There must be 1 to 1024 threads, but threads = {threads}.")
 
 
 def check_conv2d(
@@ -211,10 +245,14 @@ def check_dcf_eval(
 _RINGS = (np.dtype(np.uint32), np.dtype(np.uint64))
 
 
+def _check_ring(what: str, array: Ring) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype not in _RINGS:
+        found = getattr(array, "dtype", type(array).__name__)
+        raise ValueError(f"{what} needs arrays of uint32 or uint64, but got {found}.")
+
+
 def _check_same_ring(what: str, a: Ring, b: Ring) -> None:
     for array in (a, b):
-        if not isinstance(array, np.ndarray) or array.dtype not in _RINGS:
-            found = getattr(array, "dtype", type(array).__name__)
-            raise ValueError(f"{what} needs arrays of uint32 or uint64, but got {found}.")
+        _check_ring(what, array)
     if a.dtype != b.dtype:
         raise ValueError(f"{what} needs one dtype, but got {a.dtype} and {b.dtype}.")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from srcompile.runtime.kernels import checks, dcf, dpf
 from srcompile.runtime.kernels.aes import counter_stream
-from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
+from srcompile.runtime.kernels.interface import Bytes, PackedMatrix, Ring, Words, ring_dtype
 from srcompile.runtime.kernels.layout import dcf_layout
 
 _CHUNK = 1 << 16  # elements whose bits are spread out at a time; a multiple of 8
@@ -29,11 +29,26 @@ class NumpyKernels:
         initial = block.to_bytes(8, "big") + slot.to_bytes(4, "big") + bytes(4)
         return counter_stream(key, initial, n_bytes)
 
-    def matmul(self, a: Ring, b: Ring) -> Ring:
+    def matmul(self, a: Ring, b: Ring | PackedMatrix, threads: int = 1) -> Ring:
         """Return a wrapping matrix product; see `Kernels.matmul`."""
+        checks.check_threads(threads)
+        if isinstance(b, PackedMatrix):
+            checks.check_packed(self.name, a, b)
+            b = b.words
         checks.check_matmul(a, b)
         out: Ring = np.matmul(a, b)
         return out
+
+    def matmul_add(self, c: Ring, a: Ring, b: Ring | PackedMatrix, threads: int = 1) -> None:
+        """Add a wrapping matrix product to c; see `Kernels.matmul_add`."""
+        product = self.matmul(a, b, threads)
+        checks.check_sum(c, product.shape, product.dtype)
+        c += product
+
+    def pack_matrix(self, b: Ring, rows: int) -> PackedMatrix:
+        """Return a copy of b; see `Kernels.pack_matrix`."""
+        checks.check_pack_matrix(b, rows)
+        return PackedMatrix(self.name, b.shape, b.copy())
 
     def conv2d(
         self,

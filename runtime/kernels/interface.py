@@ -9,6 +9,7 @@ bits and raises ValueError before it touches memory if a size, dtype or range is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +31,21 @@ _UINT32: np.dtype[np.unsignedinteger] = np.dtype(np.uint32)
 _UINT64: np.dtype[np.unsignedinteger] = np.dtype(np.uint64)
 
 
+@dataclass(frozen=True, eq=False)
+class PackedMatrix:
+    """A right operand (k, n) as `Kernels.pack_matrix` has laid it out, for kernels of that name."""
+
+    kernels: str
+    shape: tuple[int, int]
+    words: Ring
+    layout: object = None
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """Say in which ring it is."""
+        return self.words.dtype
+
+
 class Kernels(Protocol):
     """The arithmetic of one party or of the dealer, without any communication."""
 
@@ -46,8 +62,20 @@ class Kernels(Protocol):
         """
         ...
 
-    def matmul(self, a: Ring, b: Ring) -> Ring:
+    def matmul(self, a: Ring, b: Ring | PackedMatrix, threads: int = 1) -> Ring:
         """Return a @ b mod 2^32 or 2^64: (..., m, k) @ (..., k, n), same dtype, any strides."""
+        ...
+
+    def matmul_add(self, c: Ring, a: Ring, b: Ring | PackedMatrix, threads: int = 1) -> None:
+        """Add a @ b to c, a contiguous array of the product's shape that shares no memory."""
+        ...
+
+    def pack_matrix(self, b: Ring, rows: int) -> PackedMatrix:
+        """Return b (k, n) laid out for many products with left operands of `rows` rows in all.
+
+        Other numbers of rows are right too, but slower. Takes up to 5.4 times the memory of b, for
+        the sums of its blocks that Strassen's method needs; see docs/decisions.
+        """
         ...
 
     def conv2d(

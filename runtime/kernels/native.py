@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srcompile.runtime.kernels import checks
-from srcompile.runtime.kernels._native import DpfShape, Path
-from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
+from srcompile.runtime.kernels._native import DpfShape, Layout, Path
+from srcompile.runtime.kernels.interface import Bytes, PackedMatrix, Ring, Words, ring_dtype
 from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class NativeKernels:
-    """`Kernels` in C++, with the instructions of one path: avx2, portable, or "" for the best."""
+    """`Kernels` in C++, with the instructions of one path: avx512, avx2, portable, or "" (best)."""
 
     def __init__(self, path: str = "") -> None:
         """ValueError if this machine cannot run the path."""
@@ -37,23 +37,56 @@ class NativeKernels:
         self._path.prg(key, block, slot, out)
         return out
 
-    def matmul(self, a: Ring, b: Ring) -> Ring:
+    def matmul(self, a: Ring, b: Ring | PackedMatrix, threads: int = 1) -> Ring:
         """Return a wrapping matrix product; see `Kernels.matmul`."""
-        batch = checks.check_matmul(a, b)
-        c = np.empty((*batch, a.shape[-2], b.shape[-1]), dtype=a.dtype)
-        if c.size == 0 or a.shape[-1] == 0:
+        c = np.empty(self._product_shape(a, b, threads), dtype=a.dtype)
+        if a.shape[-1] == 0:
             c.fill(0)
-            return c
-        a, b = _aligned(a), _aligned(b)
+        else:
+            self._multiply(a, b, c, False, threads)
+        return c
+
+    def matmul_add(self, c: Ring, a: Ring, b: Ring | PackedMatrix, threads: int = 1) -> None:
+        """Add a wrapping matrix product to c; see `Kernels.matmul_add`."""
+        checks.check_sum(c, self._product_shape(a, b, threads), a.dtype)
+        if a.shape[-1]:
+            self._multiply(a, b, c, True, threads)
+
+    def pack_matrix(self, b: Ring, rows: int) -> PackedMatrix:
+        """Return b laid out for products; see `Kernels.pack_matrix`."""
+        checks.check_pack_matrix(b, rows)
+        make = self._path.layout32 if b.dtype == np.uint32 else self._path.layout64
+        layout = make(rows, *b.shape)
+        words = _vectors(layout.size, b.dtype)
+        if b.size:
+            self._path.pack_matrix(layout, _aligned(b), words)
+        return PackedMatrix(self.name, b.shape, words, layout)
+
+    def _product_shape(self, a: Ring, b: Ring | PackedMatrix, threads: int) -> tuple[int, ...]:
+        checks.check_threads(threads)
+        if isinstance(b, PackedMatrix):
+            return checks.check_packed(self.name, a, b)
+        return (*checks.check_matmul(a, b), a.shape[-2], b.shape[-1])
+
+    def _multiply(self, a: Ring, b: Ring | PackedMatrix, c: Ring, add: bool, threads: int) -> None:
+        if c.size == 0:
+            return
+        a = _aligned(a)
+        if isinstance(b, PackedMatrix):
+            assert isinstance(b.layout, Layout)
+            rows, out = a.reshape(-1, a.shape[-1]), c.reshape(-1, c.shape[-1])
+            self._path.matmul_packed(rows, b.layout, b.words, out, add, threads)
+            return
+        b = _aligned(b)
+        batch = c.shape[:-2]
         if batch:
             if b.ndim == 2 and a.flags.c_contiguous:
-                rows = a.reshape(-1, a.shape[-1])
-                self._path.matmul(rows, b, c.reshape(-1, c.shape[-1]))
-                return c
+                rows, out = a.reshape(-1, a.shape[-1]), c.reshape(-1, c.shape[-1])
+                self._path.matmul(rows, b, out, add, threads)
+                return
             a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
             b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
-        self._path.matmul(a, b, c)
-        return c
+        self._path.matmul(a, b, c, add, threads)
 
     def conv2d(
         self,
@@ -195,6 +228,14 @@ def _dense(array: NDArray[Scalar]) -> NDArray[Scalar]:
     """Return a C-contiguous, aligned array: itself or a copy."""
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else array.copy("C")
+
+
+def _vectors(size: int, dtype: np.dtype[np.unsignedinteger]) -> Ring:
+    """Return an uninitialised array that begins at a multiple of 64 bytes, as vectors like it."""
+    spare = 64 // dtype.itemsize
+    array: Ring = np.empty(size + spare, dtype=dtype)
+    first = -array.ctypes.data % 64 // dtype.itemsize
+    return array[first : first + size]
 
 
 def _aligned(array: NDArray[Scalar]) -> NDArray[Scalar]:

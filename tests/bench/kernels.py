@@ -1,6 +1,6 @@
 """Speed of the local kernels on one core, native against the NumPy definition in the same run.
 
-    python tests/bench/kernels.py [--json] [--path avx2|portable] [--only NAME]
+    python tests/bench/kernels.py [--json] [--path avx512|avx2|portable] [--only NAME]
 
 An operation is a multiply-add (matmul, conv2d), a byte of the array in memory (prg, pack) or a gate
 (dpf, dcf). Each figure is the median of several runs.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srcompile.runtime.kernels import Kernels, load, ring_dtype
+from srcompile.runtime.kernels import Kernels, PackedMatrix, load, ring_dtype
 
 Run = Callable[[Kernels], object]
 
@@ -58,17 +58,26 @@ def cases() -> Iterator[Case]:
         for m, k, n in ((1, 64, 32), (32, 384, 384), (128, 384, 1536), (512, 512, 512)):
             a, b = rng.integers(0, top, (m, k), dtype), rng.integers(0, top, (k, n), dtype)
             yield Case(f"matmul u{w}", f"{m}x{k}x{n}", m * k * n, methodcaller("matmul", a, b))
-        a, b = (
-            rng.integers(0, top, (12, 128, 32), dtype),
-            rng.integers(0, top, (12, 128, 32), dtype),
-        )
+        for m, k, n in ((32, 128, 128), (128, 768, 768), (128, 768, 3072)):
+            yield from _static_cases(rng, w, m, k, n)
+        for k in (32, 64):
+            q, keys = rng.integers(0, top, (2, 12, 128, k), dtype)
+            yield Case(
+                f"matmul u{w}",
+                f"12x128x{k} by its transpose",
+                12 * 128 * k * 128,
+                methodcaller("matmul", q, keys.swapaxes(1, 2)),
+            )
+        a = rng.integers(0, top, (12, 128, 128), dtype)
         yield Case(
-            f"matmul u{w}",
-            "12x128x32 by its transpose",
-            12 * 128 * 32 * 128,
-            methodcaller("matmul", a, b.swapaxes(1, 2)),
+            f"matmul u{w}", "12x128x128x64", 12 * 128 * 128 * 64, methodcaller("matmul", a, q)
         )
-        for c, o, size, groups in ((3, 16, 32, 1), (64, 64, 16, 1), (64, 64, 16, 64)):
+        for c, o, size, groups in (
+            (3, 16, 32, 1),
+            (64, 64, 16, 1),
+            (64, 64, 16, 64),
+            (128, 128, 28, 1),
+        ):
             x = rng.integers(0, top, (4, c, size, size), dtype)
             f = rng.integers(0, top, (o, c // groups, 3, 3), dtype)
             yield Case(
@@ -77,6 +86,14 @@ def cases() -> Iterator[Case]:
                 4 * o * c // groups * 9 * size * size,
                 methodcaller("conv2d", x, f, (1, 1), (1, 1), (1, 1), groups),
             )
+            if groups == 1:  # the product of the filters with the windows, one image at a time
+                rows, windows = f.reshape(o, -1), (4, 9 * c, size * size)
+                yield Case(
+                    f"matmul u{w}",
+                    f"4x({o}x{9 * c}x{size * size})",
+                    4 * o * c * 9 * size * size,
+                    methodcaller("matmul", rows, rng.integers(0, top, windows, dtype)),
+                )
     size = 1 << 24
     yield Case("prg", "16 MiB", size, methodcaller("prg", bytes(16), 1, 2, size))
     for w in (12, 20, 32, 43, 64):
@@ -96,6 +113,23 @@ def cases() -> Iterator[Case]:
         yield from _dpf_cases(rng, n, k, w, count)
     for n, widths, count in ((24, (32,), 20000), (16, (1, 20), 20000), (15, (27, 27, 11), 4096)):
         yield from _dcf_cases(rng, n, widths, count)
+
+
+def _static_cases(rng: np.random.Generator, w: int, m: int, k: int, n: int) -> Iterator[Case]:
+    """Yield a product with a weight, as it is and packed beforehand."""
+    top = np.iinfo(ring_dtype(w)).max
+    a, b = (rng.integers(0, top, shape, ring_dtype(w)) for shape in ((m, k), (k, n)))
+    packed: dict[str, PackedMatrix] = {}
+
+    def with_packed(q: Kernels) -> object:
+        if q.name not in packed:
+            packed[q.name] = q.pack_matrix(b, m)
+        return q.matmul(a, packed[q.name])
+
+    shape, part = f"{m}x{k}x{n}", max(m // 32, 1)
+    first = methodcaller("matmul", a[:part], b)
+    yield Case(f"matmul u{w}", shape, m * k * n, methodcaller("matmul", a, b), first, part / m)
+    yield Case(f"matmul u{w}", f"{shape} packed", m * k * n, with_packed, first, part / m)
 
 
 def _dpf_cases(rng: np.random.Generator, n: int, k: int, w: int, count: int) -> Iterator[Case]:
@@ -176,7 +210,9 @@ def main() -> int:
     """Print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print a list of figures")
-    parser.add_argument("--path", choices=("avx2", "portable"), help="a path, not the fastest")
+    parser.add_argument(
+        "--path", choices=("avx512", "avx2", "portable"), help="a path, not the fastest"
+    )
     parser.add_argument("--only", default="", help="only kernels whose name starts so")
     options = parser.parse_args()
     native = load(f"native-{options.path}" if options.path else "native")

@@ -100,6 +100,95 @@ def test_matmul_refuses_other_dtypes(kernels: Kernels) -> None:
         kernels.matmul(np.zeros((2, 2), np.int64), np.zeros((2, 2), np.int64))
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    w=st.sampled_from(WIDTHS),
+    m=st.one_of(st.integers(0, 70), st.sampled_from([128, 137, 260])),
+    k=st.one_of(st.integers(0, 40), st.integers(120, 300), st.just(520)),
+    n=st.one_of(st.integers(0, 40), st.integers(120, 300), st.just(513)),
+    batch=st.sampled_from([(), (2,), (2, 1)]),
+    views=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    rows=st.sampled_from([0, 1, 32, 128, 1000]),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_packed_matrices_threads_and_sums_change_no_bit(
+    w: int,
+    m: int,
+    k: int,
+    n: int,
+    batch: tuple[int, ...],
+    views: tuple[int, int],
+    rows: int,
+    threads: int,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = _view(rng, (*batch, m, k), w, views[0]), _view(rng, (k, n), w, views[1])
+    start = lazy(rng, (*batch, m, n), w)
+    want = _product(a, b)
+    for name, kernels in AVAILABLE.items():
+        packed = kernels.pack_matrix(b, rows)
+        for right in (b, packed):
+            assert np.array_equal(kernels.matmul(a, right, threads), want), name
+            c = start.copy()
+            kernels.matmul_add(c, a, right, threads)
+            assert np.array_equal(c, start + want), name
+
+
+def _product(a: Ring, b: Ring) -> Ring:
+    """Return a @ b from limbs of 16 bits, whose products double-precision numbers hold exactly."""
+    bits = 8 * a.dtype.itemsize
+    total: Ring = np.zeros((*a.shape[:-1], b.shape[-1]), a.dtype)
+    parts = [[(x >> i & 0xFFFF).astype(float) for i in range(0, bits, 16)] for x in (a, b)]
+    for i, x in enumerate(parts[0]):
+        for j, y in enumerate(parts[1][: bits // 16 - i]):
+            total += (x @ y).astype(np.uint64).astype(a.dtype) << a.dtype.type(16 * (i + j))
+    return total
+
+
+@pytest.mark.parametrize("w", WIDTHS)
+def test_a_large_product_of_the_largest_elements(native: Kernels, w: int) -> None:
+    # given matrices that Strassen's method splits three times, filled with -1
+    a = np.full((257, 520), (1 << w) - 1, dtype=np.uint32 if w == 32 else np.uint64)
+    b = np.full((520, 777), (1 << w) - 1, dtype=a.dtype)
+    # then every element is the number of terms
+    assert np.all(native.matmul(a, b) == 520)
+    assert np.all(native.matmul(a, native.pack_matrix(b, 257), threads=2) == 520)
+
+
+def test_a_packed_matrix_fits_its_kernels_and_sizes_only(kernels: Kernels) -> None:
+    b = kernels.pack_matrix(np.zeros((3, 4), np.uint32), 1)
+    assert b.shape == (3, 4)
+    assert b.dtype == np.uint32
+    with pytest.raises(ValueError, match="inner sizes"):
+        kernels.matmul(np.zeros((2, 4), np.uint32), b)
+    with pytest.raises(ValueError, match="one dtype"):
+        kernels.matmul(np.zeros((2, 3), np.uint64), b)
+    for other in AVAILABLE.values():
+        if other.name != kernels.name:
+            with pytest.raises(ValueError, match="packed by"):
+                other.matmul(np.zeros((2, 3), np.uint32), b)
+    with pytest.raises(ValueError, match="matrix"):
+        kernels.pack_matrix(np.zeros((2, 3, 4), np.uint32), 1)
+    with pytest.raises(ValueError, match="rows"):
+        kernels.pack_matrix(np.zeros((3, 4), np.uint32), -1)
+
+
+def test_sums_and_threads_that_do_not_fit_are_refused(kernels: Kernels) -> None:
+    a = np.ones((2, 2), np.uint64)
+    read_only = np.zeros((2, 2), np.uint64)
+    read_only.flags.writeable = False
+    for c in (np.zeros((2, 3), np.uint64), np.zeros((2, 2), np.uint32)):
+        with pytest.raises(ValueError, match="array to add to"):
+            kernels.matmul_add(c, a, a)
+    for c in (np.zeros((2, 4), np.uint64)[:, ::2], read_only):
+        with pytest.raises(ValueError, match="contiguous"):
+            kernels.matmul_add(c, a, a)
+    with pytest.raises(ValueError, match="threads"):
+        kernels.matmul(a, a, threads=0)
+
+
 Pair = tuple[int, int]
 
 

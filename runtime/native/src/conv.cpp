@@ -9,6 +9,7 @@ namespace {
 // The window matrix of one group of channels: rows (channel, i, j), columns (output row, column).
 template <class T>
 struct WindowPanel {
+    static constexpr bool stays = false;
     const ConvShape &s;
     const T *image;  // (channels / groups, height, width), zero padding included
     size_t height, width;
@@ -47,6 +48,10 @@ void conv(const ConvShape &s, const T *x, const T *w, T *y) {
     const size_t top = static_cast<size_t>(s.padding[0]), left = static_cast<size_t>(s.padding[1]);
     const size_t height = s.height + 2 * top, width = s.width + 2 * left;
     Scratch<T> padded(top + left ? in * height * width : 0);
+    Workspace<T> filters(s.groups * left_size<T>(out, k));
+    for (size_t g = 0; g < s.groups; g++)
+        pack_left(Matrix<T>{w + g * out * k, static_cast<ptrdiff_t>(k), 1}, out, k,
+                  filters.get() + g * left_size<T>(out, k));
     for (size_t n = 0; n < s.batch; n++)
         for (size_t g = 0; g < s.groups; g++) {
             const T *image = x + (n * s.channels + g * in) * s.height * s.width;
@@ -58,8 +63,9 @@ void conv(const ConvShape &s, const T *x, const T *w, T *y) {
                 image = padded.get();
             }
             WindowPanel<T> panel{s, image, height, width};
-            gemm<T>(out, k, pixels, w + g * out * k, static_cast<ptrdiff_t>(k), 1, panel,
-                    y + (n * s.outputs + g * out) * pixels, pixels);
+            Left<T> weights(filters.get() + g * left_size<T>(out, k), k);
+            gemm<T>(out, k, pixels, weights, panel, y + (n * s.outputs + g * out) * pixels, pixels,
+                    false);
         }
 }
 

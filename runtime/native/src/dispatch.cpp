@@ -11,6 +11,9 @@ const PathKernels &path_kernels();
 namespace avx2 {
 const PathKernels &path_kernels();
 }
+namespace avx512 {
+const PathKernels &path_kernels();
+}
 #endif
 
 namespace {
@@ -27,11 +30,18 @@ bool has_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("aes") &&
            __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
+
+// Exactly what CMakeLists.txt lets the compiler use; this asks the operating system's part too.
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
 #endif
 
 // Best first.
 const Path paths[] = {
 #if defined(SRC_HAS_X86)
+    {"avx512", has_avx512, avx512::path_kernels},
     {"avx2", has_avx2, avx2::path_kernels},
 #endif
     {"portable", [] { return true; }, portable::path_kernels},

@@ -7,6 +7,16 @@ namespace SRC_PATH {
 
 void gemm32(const GemmShape &, const uint32_t *a, const uint32_t *b, uint32_t *c);
 void gemm64(const GemmShape &, const uint64_t *a, const uint64_t *b, uint64_t *c);
+Packing packing32(size_t m, size_t k, size_t n, bool keep);
+Packing packing64(size_t m, size_t k, size_t n, bool keep);
+void pack_right32(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,
+                  uint32_t *to);
+void pack_right64(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint64_t *b,
+                  uint64_t *to);
+void gemm_packed32(const GemmShape &, const Packing &, const uint32_t *a, const uint32_t *b,
+                   uint32_t *c);
+void gemm_packed64(const GemmShape &, const Packing &, const uint64_t *a, const uint64_t *b,
+                   uint64_t *c);
 void conv32(const ConvShape &, const uint32_t *x, const uint32_t *w, uint32_t *y);
 void conv64(const ConvShape &, const uint64_t *x, const uint64_t *w, uint64_t *y);
 void pack32(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out);

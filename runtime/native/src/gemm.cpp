@@ -1,49 +1,73 @@
-// Ring matrix products of strided matrices.
+// Ring matrix products of strided matrices, and of strided with packed ones.
 #include "gemm.hpp"
 
 #include "entries.hpp"
+#include "strassen.hpp"
 
 namespace SRC_PATH {
 namespace {
 
-template <class T>
-struct MatrixPanel {
-    const T *b;
-    ptrdiff_t row, column;
-    bool in_place;  // few rows of the left operand: reading b once is cheaper than copying it
+constexpr size_t copied_rows = 512;  // rows of the left operand copied into panels at a time
 
-    const T *operator()(size_t p, size_t rows, size_t j, size_t columns, T *buffer,
-                        ptrdiff_t *stride) const {
-        constexpr size_t NR = Tile<T>::columns;
-        const T *from = b + static_cast<ptrdiff_t>(p) * row + static_cast<ptrdiff_t>(j) * column;
-        if (in_place && columns == NR) {
-            *stride = row;
-            return from;
-        }
-        if (column == 1) {
-            for (size_t i = 0; i < rows; i++, from += row)
-                for (size_t v = 0; v < NR; v++) buffer[i * NR + v] = v < columns ? from[v] : 0;
-        } else {
-            for (size_t v = 0; v < columns; v++, from += column)
-                for (size_t i = 0; i < rows; i++)
-                    buffer[i * NR + v] = from[static_cast<ptrdiff_t>(i) * row];
-        }
-        return buffer;
+// c = a · b for rows that are worth copying: each is read once for every right panel.
+template <class T, class Panel>
+void gemm_copied(const GemmShape &s, const Matrix<T> &a, const Panel &panel, T *c) {
+    Workspace<T> memory(left_size<T>(smaller(s.m, copied_rows), s.k));
+    for (size_t i = 0; i < s.m; i += copied_rows) {
+        const size_t rows = smaller(copied_rows, s.m - i);
+        pack_left(Matrix<T>{a.at(i, 0), a.row, a.column}, rows, s.k, memory.get());
+        gemm<T>(rows, s.k, s.n, Left<T>(memory.get(), s.k), panel, c + i * s.n, s.n, s.add);
     }
-};
+}
 
 template <class T>
-void matmul(const GemmShape &s, const T *a, const T *b, T *c) {
-    bool in_place = s.b_col == 1 && s.m <= 2 * Tile<T>::rows;
-    MatrixPanel<T> panel{b, s.b_row, s.b_col, in_place};
-    if (s.a_col == 1 || s.n <= Tile<T>::columns)
-        return gemm<T>(s.m, s.k, s.n, a, s.a_row, s.a_col, panel, c, s.n);
-    Scratch<T> copy(s.m * s.k);
-    for (size_t p = 0; p < s.k; p++)
-        for (size_t i = 0; i < s.m; i++)
-            copy[i * s.k + p] =
-                a[static_cast<ptrdiff_t>(i) * s.a_row + static_cast<ptrdiff_t>(p) * s.a_col];
-    gemm<T>(s.m, s.k, s.n, copy.get(), static_cast<ptrdiff_t>(s.k), 1, panel, c, s.n);
+void matmul(const GemmShape &s, const T *left, const T *right, T *c) {
+    const Matrix<T> a{left, s.a_row, s.a_col}, b{right, s.b_row, s.b_col};
+    const MatrixPanel<T> panel{b, s.b_col == 1 && s.m <= 2 * Tile<T>::rows};
+    const bool copy = s.a_col != 1 || (Tile<T>::copy_left && s.m >= Tile<T>::rows);
+    if (!copy || s.n <= 2 * Tile<T>::columns)
+        return gemm<T>(s.m, s.k, s.n, Left<T>(a), panel, c, s.n, s.add);
+    gemm_copied(s, a, panel, c);
+}
+
+template <class T>
+Packing packing(size_t m, size_t k, size_t n, bool keep) {
+    const int levels = levels_for<T>(m, k, n, keep), stored = keep ? levels : 0;
+    return {k, n, levels, stored, right_size<T>(padded<T>(1, k, n, levels), levels, stored)};
+}
+
+template <class T>
+void pack_right(const Packing &s, ptrdiff_t row, ptrdiff_t column, const T *b, T *to) {
+    const Block3 whole = padded<T>(1, s.k, s.n, s.levels);
+    const Matrix<T> matrix{b, row, column};
+    if (s.stored == 0) return nest_right(matrix, s.k, s.n, whole, s.levels, to);
+    Workspace<T> nested(right_size<T>(whole, s.levels, 0));
+    nest_right(matrix, s.k, s.n, whole, s.levels, nested.get());
+    store_sums(nested.get(), whole, s.levels, s.stored, to);
+}
+
+template <class T>
+void matmul_packed(const GemmShape &s, const Packing &packing, const T *left, const T *b, T *c) {
+    const Matrix<T> a{left, s.a_row, s.a_col};
+    const int levels = packing.levels;
+    if (levels == 0) {
+        const PackedPanel<T> panel{b, s.k};
+        if (s.a_col == 1 && (!Tile<T>::copy_left || s.m < Tile<T>::rows))
+            return gemm<T>(s.m, s.k, s.n, Left<T>(a), panel, c, s.n, s.add);
+        return gemm_copied(s, a, panel, c);
+    }
+    const size_t chunk = row_chunk(packing.stored > 0), chunks = (s.m + chunk - 1) / chunk;
+    const size_t most = (s.m + chunks - 1) / chunks;
+    const Block3 whole = padded<T>(most, s.k, s.n, levels);
+    Workspace<T> nested_a(left_size<T>(whole, levels)), nested_c(whole.m * whole.n);
+    Workspace<T> work(workspace_size<T>(whole, levels, packing.stored));
+    for (size_t i = 0; i < s.m; i += most) {
+        const size_t rows = smaller(most, s.m - i);
+        nest_left(Matrix<T>{a.at(i, 0), a.row, a.column}, rows, s.k, whole, levels, nested_a.get());
+        product(whole, levels, packing.stored, nested_a.get(), b, nested_c.get(), false,
+                work.get());
+        flatten(nested_c.get(), whole, levels, rows, s.n, c + i * s.n, s.n, s.add);
+    }
 }
 
 }  // namespace
@@ -54,6 +78,34 @@ void gemm32(const GemmShape &s, const uint32_t *a, const uint32_t *b, uint32_t *
 
 void gemm64(const GemmShape &s, const uint64_t *a, const uint64_t *b, uint64_t *c) {
     matmul(s, a, b, c);
+}
+
+Packing packing32(size_t m, size_t k, size_t n, bool keep) {
+    return packing<uint32_t>(m, k, n, keep);
+}
+
+Packing packing64(size_t m, size_t k, size_t n, bool keep) {
+    return packing<uint64_t>(m, k, n, keep);
+}
+
+void pack_right32(const Packing &s, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,
+                  uint32_t *to) {
+    pack_right(s, row, column, b, to);
+}
+
+void pack_right64(const Packing &s, ptrdiff_t row, ptrdiff_t column, const uint64_t *b,
+                  uint64_t *to) {
+    pack_right(s, row, column, b, to);
+}
+
+void gemm_packed32(const GemmShape &s, const Packing &p, const uint32_t *a, const uint32_t *b,
+                   uint32_t *c) {
+    matmul_packed(s, p, a, b, c);
+}
+
+void gemm_packed64(const GemmShape &s, const Packing &p, const uint64_t *a, const uint64_t *b,
+                   uint64_t *c) {
+    matmul_packed(s, p, a, b, c);
 }
 
 }  // namespace SRC_PATH

@@ -20,10 +20,19 @@ struct DcfShape {
     size_t key_bytes;
 };
 
-// A matrix product: c (m, n) contiguous = a (m, k) · b (k, n); strides in elements, of any sign.
+// A matrix product: c (m, n) contiguous = a (m, k) · b (k, n), or c += .. if `add`; strides in
+// elements, of any sign.
 struct GemmShape {
     size_t m, k, n;
     ptrdiff_t a_row, a_col, b_row, b_col;
+    bool add;
+};
+
+// How a right operand (k, n) is laid out for products: see strassen.hpp.
+struct Packing {
+    size_t k, n;
+    int levels, stored;
+    size_t size;  // in elements
 };
 
 // x (batch, channels, height, width), w (outputs, channels / groups, kh, kw), both contiguous.
@@ -51,6 +60,17 @@ struct PathKernels {
     void (*prg)(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes);
     void (*gemm32)(const GemmShape &, const uint32_t *a, const uint32_t *b, uint32_t *c);
     void (*gemm64)(const GemmShape &, const uint64_t *a, const uint64_t *b, uint64_t *c);
+    // How to lay out a right operand for products with m rows; keep: for many products.
+    Packing (*packing32)(size_t m, size_t k, size_t n, bool keep);
+    Packing (*packing64)(size_t m, size_t k, size_t n, bool keep);
+    void (*pack_right32)(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,
+                         uint32_t *to);
+    void (*pack_right64)(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint64_t *b,
+                         uint64_t *to);
+    void (*gemm_packed32)(const GemmShape &, const Packing &, const uint32_t *a, const uint32_t *b,
+                          uint32_t *c);
+    void (*gemm_packed64)(const GemmShape &, const Packing &, const uint64_t *a, const uint64_t *b,
+                          uint64_t *c);
     void (*conv32)(const ConvShape &, const uint32_t *x, const uint32_t *w, uint32_t *y);
     void (*conv64)(const ConvShape &, const uint64_t *x, const uint64_t *w, uint64_t *y);
     // add is null for a plain pack or unpack; it has count elements otherwise

@@ -8,12 +8,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "kernels.hpp"
+#include "threads.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -31,6 +33,15 @@ using View = nb::ndarray<const T, nb::device::cpu>;
 void require(bool holds) {
     if (!holds) throw std::logic_error("The native kernels were called with wrong sizes.");
 }
+
+// A layout of right operands, of one path and one ring.
+struct Layout {
+    Packing packing;
+    const PathKernels *path;
+    size_t element;  // bytes
+};
+
+constexpr size_t rows_worth_a_thread = 16;
 
 class Path {
   public:
@@ -52,13 +63,13 @@ class Path {
         k_->prg(bytes, block, slot, out.data(), out.size());
     }
 
-    // a (.., m, k), b (.., k, n) with the same batch sizes, c (.., m, n)
+    // a (.., m, k), b (.., k, n) with the same batch sizes, c (.., m, n); c += .. if `add`
     template <class T>
-    void matmul(View<T> a, View<T> b, Out<T> c) const {
+    void matmul(View<T> a, View<T> b, Out<T> c, bool add, size_t threads) const {
         const size_t d = a.ndim();
         require(d >= 2 && b.ndim() == d && c.ndim() == d);
         GemmShape s{};
-        s.m = a.shape(d - 2), s.k = a.shape(d - 1), s.n = b.shape(d - 1);
+        s.m = a.shape(d - 2), s.k = a.shape(d - 1), s.n = b.shape(d - 1), s.add = add;
         require(b.shape(d - 2) == s.k && c.shape(d - 2) == s.m && c.shape(d - 1) == s.n);
         s.a_row = a.stride(d - 2), s.a_col = a.stride(d - 1);
         s.b_row = b.stride(d - 2), s.b_col = b.stride(d - 1);
@@ -68,15 +79,46 @@ class Path {
             products *= c.shape(i);
         }
         nb::gil_scoped_release release;
-        for (size_t index = 0; index < products; index++) {
-            ptrdiff_t at_a = 0, at_b = 0;
-            size_t rest = index;
-            for (size_t i = d - 2; i-- > 0; rest /= c.shape(i)) {
-                const auto place = static_cast<ptrdiff_t>(rest % c.shape(i));
-                at_a += place * a.stride(i), at_b += place * b.stride(i);
+        const Packing layout = packing<T>(s.m, s.k, s.n, false);
+        const size_t pieces = products >= threads ? 1 : threads;
+        in_parts(products >= threads ? threads : 1, products, 1, [&](size_t first, size_t count) {
+            for (size_t index = first; index < first + count; index++) {
+                ptrdiff_t at_a = 0, at_b = 0;
+                size_t rest = index;
+                for (size_t i = d - 2; i-- > 0; rest /= c.shape(i)) {
+                    const auto place = static_cast<ptrdiff_t>(rest % c.shape(i));
+                    at_a += place * a.stride(i), at_b += place * b.stride(i);
+                }
+                product(s, layout, a.data() + at_a, b.data() + at_b, c.data() + index * s.m * s.n,
+                        pieces);
             }
-            gemm(s, a.data() + at_a, b.data() + at_b, c.data() + index * s.m * s.n);
-        }
+        });
+    }
+
+    template <class T>
+    Layout layout(size_t rows, size_t k, size_t n) const {
+        return {packing<T>(rows, k, n, true), k_, sizeof(T)};
+    }
+
+    template <class T>
+    void pack_matrix(const Layout &layout, View<T> b, Out<T> out) const {
+        check_layout<T>(layout, out.size());
+        require(b.ndim() == 2 && b.shape(0) == layout.packing.k && b.shape(1) == layout.packing.n);
+        nb::gil_scoped_release release;
+        pack_right(layout.packing, b.stride(0), b.stride(1), b.data(), out.data());
+    }
+
+    // a (m, k), b packed, c (m, n)
+    template <class T>
+    void matmul_packed(View<T> a, const Layout &layout, In<T> b, Out<T> c, bool add,
+                       size_t threads) const {
+        check_layout<T>(layout, b.size());
+        const Packing &p = layout.packing;
+        require(a.ndim() == 2 && a.shape(1) == p.k);
+        require(c.ndim() == 2 && c.shape(0) == a.shape(0) && c.shape(1) == p.n);
+        const GemmShape s{a.shape(0), p.k, p.n, a.stride(0), a.stride(1), 0, 0, add};
+        nb::gil_scoped_release release;
+        product_packed(s, p, a.data(), b.data(), c.data(), threads);
     }
 
     template <class T>
@@ -172,6 +214,79 @@ class Path {
   private:
     const PathKernels *k_;
 
+    template <class T>
+    void check_layout(const Layout &layout, size_t size) const {
+        require(layout.path == k_ && layout.element == sizeof(T) && layout.packing.size == size);
+    }
+
+    // Splits 0 .. count among threads, at multiples of `unit`, and calls work(first, count).
+    template <class Work>
+    static void in_parts(size_t threads, size_t count, size_t unit, const Work &work) {
+        const size_t units = (count + unit - 1) / unit, parts = std::min(threads, units);
+        if (parts <= 1) return work(size_t{0}, count);
+        struct Context {
+            const Work &work;
+            size_t count, step;
+        } context{work, count, (units + parts - 1) / parts * unit};
+        run_parts(
+            parts,
+            [](void *pointer, size_t index) {
+                const auto &c = *static_cast<Context *>(pointer);
+                const size_t first = std::min(index * c.step, c.count);
+                c.work(first, std::min(c.step, c.count - first));
+            },
+            &context);
+    }
+
+    template <class T>
+    void product(const GemmShape &s, const Packing &layout, const T *a, const T *b, T *c,
+                 size_t threads) const {
+        if (layout.levels > 0) {
+            std::vector<T> packed(layout.size + 64 / sizeof(T));
+            T *to = packed.data();
+            while (reinterpret_cast<uintptr_t>(to) % 64) to++;
+            pack_right(layout, s.b_row, s.b_col, b, to);
+            return product_packed(s, layout, a, to, c, threads);
+        }
+        in_parts(threads, s.m, rows_worth_a_thread, [&](size_t first, size_t rows) {
+            GemmShape part = s;
+            part.m = rows;
+            gemm(part, a + static_cast<ptrdiff_t>(first) * s.a_row, b, c + first * s.n);
+        });
+    }
+
+    template <class T>
+    void product_packed(const GemmShape &s, const Packing &layout, const T *a, const T *b, T *c,
+                        size_t threads) const {
+        const size_t unit = rows_worth_a_thread << layout.levels;
+        in_parts(threads, s.m, layout.levels ? unit / 2 : unit, [&](size_t first, size_t rows) {
+            GemmShape part = s;
+            part.m = rows;
+            gemm_packed(part, layout, a + static_cast<ptrdiff_t>(first) * s.a_row, b,
+                        c + first * s.n);
+        });
+    }
+
+    template <class T>
+    Packing packing(size_t m, size_t k, size_t n, bool keep) const {
+        return sizeof(T) == 4 ? k_->packing32(m, k, n, keep) : k_->packing64(m, k, n, keep);
+    }
+    void pack_right(const Packing &p, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,
+                    uint32_t *to) const {
+        k_->pack_right32(p, row, column, b, to);
+    }
+    void pack_right(const Packing &p, ptrdiff_t row, ptrdiff_t column, const uint64_t *b,
+                    uint64_t *to) const {
+        k_->pack_right64(p, row, column, b, to);
+    }
+    void gemm_packed(const GemmShape &s, const Packing &p, const uint32_t *a, const uint32_t *b,
+                     uint32_t *c) const {
+        k_->gemm_packed32(s, p, a, b, c);
+    }
+    void gemm_packed(const GemmShape &s, const Packing &p, const uint64_t *a, const uint64_t *b,
+                     uint64_t *c) const {
+        k_->gemm_packed64(s, p, a, b, c);
+    }
     void gemm(const GemmShape &s, const uint32_t *a, const uint32_t *b, uint32_t *c) const {
         k_->gemm32(s, a, b, c);
     }
@@ -224,7 +339,13 @@ class Path {
 
 template <class T>
 void bind_ring_kernels(nb::class_<Path> &path) {
-    path.def("matmul", &Path::matmul<T>, "a"_a.noconvert(), "b"_a.noconvert(), "c"_a.noconvert());
+    path.def("matmul", &Path::matmul<T>, "a"_a.noconvert(), "b"_a.noconvert(), "c"_a.noconvert(),
+             "add"_a, "threads"_a);
+    path.def(sizeof(T) == 4 ? "layout32" : "layout64", &Path::layout<T>, "rows"_a, "k"_a, "n"_a);
+    path.def("pack_matrix", &Path::pack_matrix<T>, "layout"_a, "b"_a.noconvert(),
+             "out"_a.noconvert());
+    path.def("matmul_packed", &Path::matmul_packed<T>, "a"_a.noconvert(), "layout"_a,
+             "b"_a.noconvert(), "c"_a.noconvert(), "add"_a, "threads"_a);
     path.def("conv2d", &Path::conv2d<T>, "x"_a.noconvert(), "w"_a.noconvert(), "y"_a.noconvert(),
              "geometry"_a, "groups"_a);
     path.def("pack",
@@ -262,6 +383,8 @@ NB_MODULE(_native, m) {
                             int blocks, size_t key_bytes) {
             new (self) DpfShape(dpf_shape(n, k, w, lane, points, depth, blocks, key_bytes));
         });
+    nb::class_<Layout>(m, "Layout").def_prop_ro(
+        "size", [](const Layout &layout) { return layout.packing.size; });
     nb::class_<Path> path(m, "Path");
     path.def(nb::init<const std::string &>(), "name"_a);
     path.def("describe", &Path::describe);

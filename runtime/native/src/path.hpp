@@ -46,6 +46,25 @@ inline T smaller(T a, T b) {
     return a < b ? a : b;
 }
 
+inline size_t rounded_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
+
+// Memory for the length of a scope, aligned for vectors, not zeroed. Out of memory ends the
+// process.
+template <class T>
+class Workspace {
+  public:
+    explicit Workspace(size_t count) : raw_(malloc(count * sizeof(T) + 64)) {
+        if (!raw_) abort();
+    }
+    ~Workspace() { free(raw_); }
+    Workspace(const Workspace &) = delete;
+    Workspace &operator=(const Workspace &) = delete;
+    T *get() { return reinterpret_cast<T *>(rounded_up(reinterpret_cast<uintptr_t>(raw_), 64)); }
+
+  private:
+    void *raw_;
+};
+
 // Zeroed memory for the length of a scope, aligned for vectors. Out of memory ends the process.
 template <class T>
 class Scratch {

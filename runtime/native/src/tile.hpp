@@ -1,9 +1,11 @@
-// The innermost block of a ring product: M rows by Tile<T>::columns columns held in registers.
+// The innermost block of a ring product: M rows by C vectors of columns, held in registers.
 #pragma once
 
 #include "path.hpp"
 
-#if defined(__AVX2__)
+#if defined(__AVX512DQ__)
+#include "tile_avx512.hpp"
+#elif defined(__AVX2__)
 #include "tile_avx2.hpp"
 #else
 
@@ -12,19 +14,24 @@ namespace SRC_PATH {
 template <class T>
 struct Tile {
     static constexpr size_t rows = 4;
-    static constexpr size_t columns = 32 / sizeof(T);
+    static constexpr size_t vector = 16 / sizeof(T);  // columns in a vector
+    static constexpr size_t columns = 2 * vector;
+    static constexpr bool copy_left = false;  // rather than read its rows where they are
 
-    // c (M, columns) = a (M, k) · b (k, columns), or c += ..; strides in elements.
-    template <size_t M>
+    // c (M, C·vector) = a (M, k) · b (k, C·vector), or c += ..; strides in elements.
+    // The last argument, what to fetch ahead, is not used: products are slower than memory here.
+    template <size_t M, size_t C>
     static void run(size_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b,
-                    ptrdiff_t b_row, T *c, size_t c_row, bool add) {
-        T sum[M][columns] = {};
-        for (size_t p = 0; p < k; p++, a += a_col, b += b_row)
+                    ptrdiff_t b_row, T *c, size_t c_row, bool add, const T *) {
+        constexpr size_t N = C * vector;
+        T sum[M][N] = {};
+        for (size_t p = 0; p < k; p++, a += a_col, b += b_row) {
             for (size_t i = 0; i < M; i++)
-                for (size_t j = 0; j < columns; j++)
+                for (size_t j = 0; j < N; j++)
                     sum[i][j] += a[static_cast<ptrdiff_t>(i) * a_row] * b[j];
+        }
         for (size_t i = 0; i < M; i++)
-            for (size_t j = 0; j < columns; j++)
+            for (size_t j = 0; j < N; j++)
                 c[i * c_row + j] = sum[i][j] + (add ? c[i * c_row + j] : 0);
     }
 };
