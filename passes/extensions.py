@@ -19,6 +19,9 @@ from srcompile.runtime.isa import packed_bytes
 LIMITS = (48, 40, 32)
 """The search begins with the best plan in which every chain goes on until it passes a limit."""
 
+ROUND_S = 2e-4
+"""What a round takes beside its latency: two processes wake up and look at a message."""
+
 Cut = frozenset[int]
 """The edges, from a shift to a user of it, that take an extension of the shift instead."""
 
@@ -151,4 +154,5 @@ def _cost(
             behind[k] = level + 1
             sent += packed_bytes(chains.size[k], extended[k])
     too_wide = sum(w - widest for ring in (own, extended) for w in ring if w > widest)
-    return too_wide, network.seconds(sent, max((*depth, *behind), default=0))
+    rounds = max((*depth, *behind), default=0)
+    return too_wide, network.seconds(sent, rounds) + rounds * ROUND_S

@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.special import erf
 
 from srcompile.ir.graph import Array
 from srcompile.ir.types import Shape
 from srcompile.ops.base import Attrs, Case, Emitter, Op, integer, real, require
-
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
 
 def _sigmoid(x: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
@@ -68,7 +66,7 @@ class Gelu(Function):
 
     name = "gelu"
     torch = ("aten.gelu.default", "torch.nn.functional.gelu", "torch._C._nn.gelu")
-    f = staticmethod(lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))))
+    f = staticmethod(lambda x: 0.5 * x * (1.0 + erf(x / math.sqrt(2.0))))
 
     def from_torch(self, b: Emitter, x: str, *, approximate: str = "none") -> str:
         return b.emit("gelu_tanh" if approximate == "tanh" else "gelu", [x])
@@ -99,7 +97,7 @@ class Erf(Function):
 
     name = "erf"
     torch = ("aten.erf.default", "torch.erf")
-    f = staticmethod(_erf)
+    f = staticmethod(erf)
 
 
 class Exp(Function):
