@@ -57,6 +57,7 @@ def network(text: str) -> Network:
 class Machine:
     """How fast one party computes: seconds for each instruction, element, and so on.
 
+    Products and tables are given for elements of more than 32 bits; below they take half the time.
     The built-in figures are rounded from one core of a Zen 3 server with AVX2: `make bench` for a
     64-bit multiply-add, a table's entry (n = 8, two words) and a level of a comparison with
     several fields; a profile of the digits example for the overhead of an instruction.
@@ -69,9 +70,23 @@ class Machine:
     table_entry_s: float = 1.8e-9
     sign_level_s: float = 1.3e-8
 
+    def product_s(self, multiply_adds: int, width: int) -> float:
+        """Return the time of a product in a ring of `width` bits."""
+        return multiply_adds * self.multiply_add_s * _words(width)
+
+    def table_s(self, gates: int, index_bits: int, tables: int, width: int) -> float:
+        """Return the time of `gates` that read `tables` tables each, into a ring of `width` bits."""
+        entries = gates * (1 << index_bits) * (1 + (tables - 1) / TABLES_IN_ONE)
+        return entries * self.table_entry_s * _words(width)
+
 
 TABLES_IN_ONE = 16
 """How many more tables a gate reads in the time that it takes to expand its key."""
+
+
+def _words(width: int) -> float:
+    """Return the time that elements of a ring take, against those of 64 bits."""
+    return 0.5 if width <= 32 else 1.0
 
 
 @dataclass(frozen=True)
@@ -218,14 +233,14 @@ def compute_seconds(instruction: Instruction, types: list[RingType], machine: Ma
     seconds = machine.instruction_s
     size = type_.size if type_ is not None else types[0].size if types else 0
     if instruction.op == "matmul":
-        seconds += size * types[0].shape[-1] * machine.multiply_add_s
+        seconds += machine.product_s(size * types[0].shape[-1], types[0].width)
     elif instruction.op == "conv2d":
-        seconds += size * math.prod(types[1].shape[1:]) * machine.multiply_add_s
+        seconds += machine.product_s(size * math.prod(types[1].shape[1:]), types[0].width)
     elif instruction.op == "table":
         index_bits: Any = attrs["index_bits"]
-        read = types[0].size * (1 << index_bits) * machine.table_entry_s
-        several = size // max(types[0].size, 1) - 1  # reading another table costs far less
-        seconds += read * (1 + several / TABLES_IN_ONE)
+        tables = size // max(types[0].size, 1)
+        assert type_ is not None
+        seconds += machine.table_s(types[0].size, index_bits, tables, type_.width)
     elif instruction.op in ("relu", "nonneg"):
         seconds += size * (types[0].width - 1) * machine.sign_level_s
     else:

@@ -1,4 +1,4 @@
-"""Where rings are extended: a local search for what sends fastest on a network.
+"""Where rings are extended: a local search for what is fastest on a network.
 
 A chain of shifts and products demands ring width of all that is before it. An extension behind a
 shift takes a masked wire into a larger ring, so that the wire itself needs but the bits of its
@@ -19,6 +19,8 @@ from srcompile.runtime.isa import packed_bytes
 LIMITS = (48, 40, 32)
 """The search begins with the best plan in which every chain goes on until it passes a limit."""
 
+NARROW = 32
+"""Rings of up to so many bits have elements of 32 bits, which compute faster than those of 64."""
 ROUND_S = 2e-4
 """What a round takes beside its latency: two processes wake up and look at a message."""
 
@@ -30,14 +32,20 @@ class Chains:
     """The nodes of a fixed-level module by position, and the edges between them.
 
     An edge asks of its operand for a ring of `fixed` bits or, if that is 0, for the ring of the
-    user and `more` bits.
+    user and `more` bits. `work` tells how long a node computes in a ring of so many bits.
     """
 
-    def __init__(self, nodes: Sequence[Node], demand: Callable[[Node, int], tuple[int, int]]):
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        demand: Callable[[Node, int], tuple[int, int]],
+        work: Callable[[Node, int], float],
+    ):
         at = {node.out: k for k, node in enumerate(nodes) if node.out}
         types = [n.type if isinstance(n.type, FixType) else FixType((0,), 0, 0) for n in nodes]
         self.bits = [type_.bits for type_ in types]
         self.size = [math.prod(type_.shape) for type_ in types]
+        self.work = [(work(n, NARROW), work(n, NARROW + 1)) for n in nodes]
         self.edges: list[tuple[int, int]] = []  # (operand, user)
         self.operands: list[list[tuple[int, int, int, int]]] = []  # (edge, operand, fixed, more)
         self.shifts: dict[int, list[int]] = {k: [] for k, n in enumerate(nodes) if n.op == "shift"}
@@ -97,7 +105,7 @@ class Chains:
 def place_extensions(
     chains: Chains, opened: Collection[int], network: Network, widest: int
 ) -> Cut:
-    """Return a cut whose messages are fast on `network`, with no ring wider than `widest` bits.
+    """Return a cut that is fast on `network`, with no ring wider than `widest` bits.
 
     From the best of a few simple plans each extension, for one user or all of them, is added,
     removed or moved to the shift before as long as that helps. `opened` are the nodes whose results
@@ -136,10 +144,10 @@ def place_extensions(
 def _cost(
     chains: Chains, cut: Cut, opened: Collection[int], network: Network, widest: int
 ) -> tuple[int, float]:
-    """Return (bits above the widest ring, seconds that the messages take)."""
+    """Return (bits above the widest ring, seconds of messages and of what hangs on rings)."""
     own, extended = chains.rings(cut)
     depth, behind = [0] * len(own), [0] * len(own)  # rounds before a value, and its extension
-    sent = 0
+    sent, seconds = 0, 0.0
     for k, row in enumerate(chains.operands):
         level = 0
         for edge, operand, _, _ in row:
@@ -150,9 +158,10 @@ def _cost(
             level += 1
             sent += packed_bytes(chains.size[k], own[k])
         depth[k] = level
+        seconds += chains.work[k][own[k] > NARROW]
         if extended[k]:
             behind[k] = level + 1
             sent += packed_bytes(chains.size[k], extended[k])
     too_wide = sum(w - widest for ring in (own, extended) for w in ring if w > widest)
     rounds = max((*depth, *behind), default=0)
-    return too_wide, network.seconds(sent, rounds) + rounds * ROUND_S
+    return too_wide, seconds + network.seconds(sent, rounds) + rounds * ROUND_S

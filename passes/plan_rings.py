@@ -21,15 +21,16 @@ from types import MappingProxyType
 import networkx as nx
 
 from srcompile.ir.graph import Attr, Module, Node, Segment
-from srcompile.ir.types import FixType
+from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
-from srcompile.passes.cost import NETWORKS, Network
+from srcompile.passes.cost import NETWORKS, Machine, Network
 from srcompile.passes.extensions import Chains, place_extensions
 
 PRODUCTS = frozenset({"mul", "matmul", "conv2d"})
 FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
 RESULTS = frozenset({"output", "route"})
 WIDEST = 62
+MACHINE = Machine()
 
 
 def plan_rings(
@@ -43,7 +44,8 @@ def plan_rings(
     No ring is wider than `max_width`, unless a single value, or a product and its operands, is.
     """
     nodes = list(module.main.nodes())
-    chains = Chains(nodes, _demand)
+    types = module.main.types()
+    chains = Chains(nodes, _demand, lambda node, width: _work(node, width, module, types))
     opened = _openings(module, ops, _by_name(nodes, chains.rings(frozenset())[0]))
     places = frozenset(k for k, node in enumerate(nodes) if node.out in opened)
     cut = place_extensions(chains, places, network, max_width or WIDEST)
@@ -75,6 +77,27 @@ def _demand(node: Node, bits: int) -> tuple[int, int]:
     by = node.attrs["by"] if node.op == "shift" else 0
     assert isinstance(by, int)
     return 0, by
+
+
+def _work(node: Node, width: int, module: Module, types: Mapping[str, Type]) -> float:
+    """Return about how long a product or table computes in a ring of `width` bits."""
+    if node.op == "conv2d":
+        _, _, *window = module.type_of(node.inputs[1], types).shape
+        return MACHINE.product_s(_elements(node) * math.prod(window), width)
+    if node.op in PRODUCTS:
+        depth = module.type_of(node.inputs[0], types).shape[-1] if node.op == "matmul" else 1
+        return MACHINE.product_s(_elements(node) * depth, width)
+    if node.op == "table":
+        gates = math.prod(types[node.inputs[0]].shape)
+        index_bits = node.attrs["index_bits"]
+        assert isinstance(index_bits, int)
+        return MACHINE.table_s(gates, index_bits, _elements(node) // max(gates, 1), width)
+    return 0.0
+
+
+def _elements(node: Node) -> int:
+    assert isinstance(node.type, FixType)
+    return math.prod(node.type.shape)
 
 
 def _extended(name: str) -> str:
