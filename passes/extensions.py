@@ -102,9 +102,7 @@ class Chains:
         return {shift: near[shift] for shift in self.shifts}
 
 
-def place_extensions(
-    chains: Chains, opened: Collection[int], network: Network, widest: int
-) -> Cut:
+def place_extensions(chains: Chains, opened: Collection[int], network: Network, widest: int) -> Cut:
     """Return a cut that is fast on `network`, with no ring wider than `widest` bits.
 
     From the best of a few simple plans each extension, for one user or all of them, is added,

@@ -24,7 +24,7 @@ from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
-from srcompile.passes.quantise import Formats, quantise
+from srcompile.passes.quantise import Formats, Gate, quantise
 from srcompile.passes.remove_unused import remove_unused
 from srcompile.passes.reorder_relu import reorder_relu
 from srcompile.passes.schedule_rounds import schedule_rounds
@@ -49,7 +49,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Stages:
-    """A program on every level, with what is known about it."""
+    """A program on every level, with what is known about it.
+
+    expanded: the graph level as it was quantised: primitives only, calibrated.
+    gates: what each gate takes, in order.
+    """
 
     graph: Module
     fixed: Module
@@ -59,7 +63,13 @@ class Stages:
     program: Program
     cost: Cost
     leakage: tuple[Disclosure, ...]
-    notes: tuple[str, ...] = ()
+    expanded: Module
+    gates: tuple[Gate, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of gates that are less precise than asked for."""
+        return tuple(gate.note for gate in self.gates if gate.note is not None)
 
 
 def run_pipeline(graph: Module, samples: Samples, ops: Registry, options: Options) -> Stages:
@@ -116,8 +126,8 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     calibrated = module
     for transform in after_expansion:
         module = checked(transform(module))
-    notes: list[str] = []
-    fixed = checked(quantise(module, ops, options.formats, notes))
+    gates: list[Gate] = []
+    fixed = checked(quantise(module, ops, options.formats, gates))
     fixed = checked(plan_rings(fixed, ops, options.max_width, options.network))
     lowered = lower(fixed, PROTOCOLS[options.target])
     verify_lowered(lowered)
@@ -128,7 +138,7 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     interface = interface_of(fixed, _input_ranges(module), options.formats)
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network)
-    known = (interface, program, cost, leakage, tuple(notes))
+    known = (interface, program, cost, leakage, module, tuple(gates))
     return Stages(calibrated, fixed, lowered, schedule, *known)
 
 

@@ -51,7 +51,9 @@ def plan_rings(
     cut = place_extensions(chains, places, network, max_width or WIDEST)
     own, extended = (_by_name(nodes, widths) for widths in chains.rings(cut))
     ring = own | {_extended(name): width for name, width in extended.items()}
-    takers = frozenset((nodes[k].out, nodes[user].out) for k, user in map(chains.edges.__getitem__, cut))
+    takers = frozenset(
+        (nodes[k].out, nodes[user].out) for k, user in map(chains.edges.__getitem__, cut)
+    )
     module = _with_extensions(module, extended, takers)
     return _with_openings(module, ops, ring, _openings(module, ops, ring))
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from srcompile.errors import CompileError
+from srcompile.errors import CompileError, Loc
 from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Function, Module, Node, Segment
 from srcompile.ir.types import FixType, FloatType
 from srcompile.ops import Registry
@@ -64,23 +64,50 @@ class Formats:
         )
 
 
+@dataclass(frozen=True)
+class Gate:
+    """What a gate takes: the range its argument had in calibration, and the one that is supported.
+
+    error: the bound of its own error inside the range seen, in units of its result; `wanted` is
+        what was asked for. Where a function's error may grow with its value, this is at small ones.
+    """
+
+    op: str
+    loc: Loc
+    seen: Range
+    supported: Range
+    error: float
+    wanted: float
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know, if the gate is much less precise than asked for."""
+        if self.error <= 4 * self.wanted:
+            return None
+        low, high = self.seen
+        return (
+            f"{self.loc}: {self.op} over {low:.3g} to {high:.3g} is off by up to {self.error:.2g}, "
+            f"where {self.wanted:.2g} was asked for; a narrower range of its argument would help"
+        )
+
+
 def quantise(
     module: Module,
     ops: Registry,
     formats: Formats = Formats(),
-    notes: list[str] | None = None,
+    gates: list[Gate] | None = None,
 ) -> Module:
     """Return the fixed-level form of a calibrated graph-level module of primitives.
 
-    What the user should know, such as a table that is less precise than asked for, is added to
-    `notes`. Raises CompileError at a value without a calibrated range.
+    What is known of its gates is added to `gates`. Raises CompileError at a value without a
+    calibrated range.
     """
-    return _Quantiser(module, ops, formats, [] if notes is None else notes).run()
+    return _Quantiser(module, ops, formats, [] if gates is None else gates).run()
 
 
 class _Quantiser:
-    def __init__(self, module: Module, ops: Registry, formats: Formats, notes: list[str]) -> None:
-        self.module, self.ops, self.formats, self.notes = module, ops, formats, notes
+    def __init__(self, module: Module, ops: Registry, formats: Formats, gates: list[Gate]) -> None:
+        self.module, self.ops, self.formats, self.gates = module, ops, formats, gates
         self.consts: dict[str, Const] = {}
         self.nodes: list[Node] = []
         self.types: dict[str, FixType] = {}
@@ -302,8 +329,19 @@ class _Quantiser:
         frac = self.type(x).frac + self.type(y).frac
         return self.emit(node.op, [x, y], frac, self.range_of(node), node.attrs, node.out)
 
+    def note_gate(
+        self, node: Node, type_: FixType, error: float, wanted: float, centre: float = 0.0
+    ) -> None:
+        """Note what is known of the gate of `node`, whose argument has `type_` around `centre`."""
+        reach = 2.0 ** (type_.bits - 1 - type_.frac)
+        seen = self.calibrated[node.inputs[0]] or (-reach, reach)
+        supported = (centre - reach, centre + reach)
+        self.gates.append(Gate(node.op, node.loc, seen, supported, error, wanted))
+
     def relu(self, node: Node, inputs: list[str]) -> str:
         x = self.fit(inputs[0])
+        unit = 2.0 ** -self.type(x).frac
+        self.note_gate(node, self.type(x), unit, unit)
         return self.emit("relu", [x], self.type(x).frac, self.range_of(node), name=node.out)
 
     def nonneg(self, node: Node, inputs: list[str]) -> str:
@@ -340,12 +378,8 @@ class _Quantiser:
             self.calibrated[node.inputs[0]] or window,
             made if op.relative else math.inf,
         )
-        if spec.error > 4 * tolerance and not whole:
-            self.notes.append(
-                f"{node.loc}: {node.op} over {window[0]:.3g} to {window[1]:.3g} is off by up to "
-                f"{spec.error:.2g}, where {tolerance:.2g} was asked for; a narrower range of its "
-                "argument would help"
-            )
+        if not whole:
+            self.note_gate(node, type_, spec.error, tolerance, centre)
         if spec.index_bits + spec.low_bits > type_.bits:
             wider = (-(2.0 ** (type_.bits - 1 - type_.frac)), 2.0 ** (type_.bits - 1 - type_.frac))
             x = self.emit("offset", [x], type_.frac, wider, {"by": 0})

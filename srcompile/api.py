@@ -18,8 +18,9 @@ from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
 from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
-from srcompile.passes.quantise import Formats
-from srcompile.report.data import report_data
+from srcompile.passes.quantise import Formats, Gate
+from srcompile.report.data import gates_data, report_data
+from srcompile.report.drift import Drift, measure_drift
 from srcompile.routing.pool import Pool
 from srcompile.runtime.program import Program, save
 
@@ -35,10 +36,12 @@ class Compiled:
 
     stages: the program on every level of the IR.
     captured: the graph as captured, for running it in float.
+    samples: the calibration samples, by input name.
     """
 
     stages: Stages
     captured: Module
+    samples: Samples
 
     @property
     def program(self) -> Program:
@@ -60,9 +63,19 @@ class Compiled:
         """What the user should know, such as a function whose table is less precise than asked."""
         return self.stages.notes
 
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """For each gate: the range its argument had, the range supported, and its error bound."""
+        return self.stages.gates
+
+    def drift(self, samples: int = 4) -> tuple[Drift, ...]:
+        """Return how far each layer is from the float model, over so many calibration samples."""
+        return measure_drift(self.stages, list(self.samples[:samples]), registry())
+
     def report(self) -> dict[str, Any]:
-        """Return cost, leakage and notes as plain data, the keys of `srcompile --json`."""
-        return {**report_data(self.cost, self.leakage), "notes": list(self.notes)}
+        """Return cost, leakage, gates and notes as plain data, the keys of `srcompile --json`."""
+        data = report_data(self.cost, self.leakage)
+        return {**data, "gates": gates_data(self.gates), "notes": list(self.notes)}
 
     def text(self, level: str) -> str:
         """Return the program as text on one level: graph, fixed, lowered, schedule or dealer.
@@ -113,8 +126,9 @@ def compile(
     rows = [inputs] if calibration_inputs is None else [as_tuple(s) for s in calibration_inputs]
     if not rows:
         raise UserError("calibration_inputs is empty; give at least one sample")
-    stages = run_pipeline(captured, samples_of(captured, rows), registry(), options)
-    return Compiled(stages, captured)
+    samples = samples_of(captured, rows)
+    stages = run_pipeline(captured, samples, registry(), options)
+    return Compiled(stages, captured, samples)
 
 
 def as_tuple(inputs: Any) -> tuple[Any, ...]:

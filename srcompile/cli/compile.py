@@ -26,6 +26,8 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--run", "run_file", is_flag=False, flag_value="", metavar="[INPUT.npz]",
               help="Run it in this process, on the example inputs or a file.")  # fmt: skip
+@click.option("--gates", is_flag=True, help="Print the range and error bound of each gate too.")
+@click.option("--drift", is_flag=True, help="Print how far each layer is from the float model too.")
 @click.option("--precision-bits", default=None, type=click.IntRange(0, 20), help="Default: 8.")
 @click.option("--activation-bits", default=None, type=click.IntRange(4, 30), help="Default: 20.")
 @click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 16.")
@@ -40,6 +42,8 @@ def main(
     emit: str | None,
     as_json: bool,
     run_file: str | None,
+    gates: bool,
+    drift: bool,
     precision_bits: int | None,
     activation_bits: int | None,
     weight_bits: int | None,
@@ -49,6 +53,7 @@ def main(
     from srcompile.errors import UserError
     from srcompile.frontend.model_file import load_model_file
     from srcompile.passes.quantise import Formats
+    from srcompile.report.data import drift_data
 
     if emit is not None and emit not in LEVELS:
         raise UserError(f"there is no level '{emit}': choose {', '.join(LEVELS)}")
@@ -87,12 +92,17 @@ def main(
     data = compiled.report()
     if run_file is not None:
         data["run"] = _run(compiled, loaded, run_file)
+    found = compiled.drift() if drift else ()
     if as_json:
-        print_json(data)
+        print_json({**data, "drift": drift_data(found)} if drift else data)
         return
-    from srcompile.report.terminal import print_report
+    from srcompile.report.terminal import print_drift, print_gates, print_report
 
     print_report(Console(), model_file, compiled.cost, compiled.leakage)
+    if gates:
+        print_gates(Console(), compiled.gates)
+    if drift:
+        print_drift(Console(), found)
     if run_file is not None:
         _print_run(Console(), data["run"])
 

@@ -13,6 +13,7 @@ from srcompile.ir.graph import Array
 from srcompile.ir.types import Shape
 from srcompile.ops.base import Attrs, Case, Emitter, Op, integer, real, require
 
+
 def _sigmoid(x: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from srcompile.errors import Loc
 from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost, LayerCost, SegmentCost
+from srcompile.passes.quantise import Gate
+from srcompile.report.drift import Drift
 
 
 def report_data(cost: Cost, leakage: Sequence[Disclosure]) -> dict[str, Any]:
@@ -37,6 +40,34 @@ def report_data(cost: Cost, leakage: Sequence[Disclosure]) -> dict[str, Any]:
         data["router"] = _segment(cost, cost.segments[0])
         data["models"] = {s.name: _segment(cost, s) for s in routed}
     return data
+
+
+def gates_data(gates: Sequence[Gate]) -> list[dict[str, Any]]:
+    """Return what is known of each gate."""
+    return [
+        {
+            **_place(gate.loc),
+            "gate": gate.op,
+            "seen": list(gate.seen),
+            "supported": list(gate.supported),
+            "error": gate.error,
+        }
+        for gate in gates
+    ]
+
+
+def drift_data(drift: Sequence[Drift]) -> list[dict[str, Any]]:
+    """Return how far each layer is from the float model."""
+    return [
+        {**_place(d.loc), "size": d.size, "error": d.error, "relative": d.relative,
+         "worst": d.worst}
+        for d in drift
+    ]  # fmt: skip
+
+
+def _place(loc: Loc) -> dict[str, Any]:
+    source = f"{loc.file}:{loc.line}" if loc.file else ""
+    return {"name": loc.module, "op": loc.op, "source": source}
 
 
 def _segment(cost: Cost, segment: SegmentCost) -> dict[str, Any]:

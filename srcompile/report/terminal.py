@@ -11,6 +11,8 @@ from rich.text import Text
 
 from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost, LayerCost, SegmentCost
+from srcompile.passes.quantise import Gate
+from srcompile.report.drift import Drift
 
 
 def size_text(count: int) -> str:
@@ -107,3 +109,26 @@ def _routes_table(cost: Cost) -> Table:
         share = cost.seconds(total) / slowest
         table.add_row(name, *_figures(cost, total), f"{share:.0%}")
     return table
+
+
+def print_gates(console: Console, gates: Sequence[Gate]) -> None:
+    """Print what each gate takes: range seen, range supported, error bound."""
+    columns = ("layer", "op", "gate", "seen", "supported", "error")
+    table = _table("Gates: ranges of their arguments, and error bounds", columns, 3)
+    for gate in gates:
+        seen, supported = (f"{low:.3g} to {high:.3g}" for low, high in (gate.seen, gate.supported))
+        place = (gate.loc.module or "-", gate.loc.op, gate.op)
+        table.add_row(*place, seen, supported, f"{gate.error:.2g}")
+    console.print(table)
+
+
+def print_drift(console: Console, drift: Sequence[Drift]) -> None:
+    """Print how far each layer is from the float model; the largest error of all stands out."""
+    columns = ("layer", "op", "size", "error", "relative", "largest")
+    table = _table("Drift: values beside those of the model in float", columns, 2)
+    most = max((d.relative for d in drift), default=0.0)
+    for d in drift:
+        figures = (f"{d.size:.3g}", f"{d.error:.2g}", f"{d.relative:.2%}", f"{d.worst:.2g}")
+        style = "bold" if d.relative == most else ""
+        table.add_row(d.loc.module or "-", d.loc.op, *figures, style=style)
+    console.print(table)

@@ -113,6 +113,19 @@ def test_a_table_that_misses_its_tolerance_is_noted(folder: Path) -> None:
     assert "note: " not in smooth.stderr
 
 
+def test_gates_and_drift_tell_where_values_go_wrong(folder: Path) -> None:
+    result = call(srcompile, f"{folder / 'model.py'}:steep", "--json", "--gates", "--drift")
+    report = json.loads(result.stdout)
+    (gate,) = report["gates"]
+    assert (gate["gate"], gate["seen"][0] > 0) == ("rsqrt", True)
+    assert gate["supported"][0] < gate["seen"][0] < gate["seen"][1] < gate["supported"][1]
+    worst = max(report["drift"], key=lambda d: d["relative"])
+    assert (worst["op"], worst["relative"] > 0.05) == ("rsqrt", True)
+    shown = call(srcompile, f"{folder / 'model.py'}:steep", "--gates", "--drift").output
+    assert "Gates: ranges" in shown
+    assert "Drift: values" in shown
+
+
 def test_run_without_a_file_takes_the_example_inputs(folder: Path) -> None:
     result = call(srcompile, folder / "model.py", "--run")
     assert "differs from the model in float" in result.output

@@ -24,7 +24,7 @@ from torch import nn
 from srcompile import Pool
 
 torch.manual_seed(0)
-model = nn.Linear(3, 2)
+model = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid())
 pool = Pool({"small": model, "large": nn.Sequential(nn.Linear(3, 2), nn.ReLU())}, nn.Linear(3, 2))
 example_inputs = (torch.ones(1, 3),)
 calibration_inputs = [example_inputs, (-torch.ones(1, 3),)]
@@ -73,6 +73,13 @@ def test_keys_of_a_pool(folder: Path) -> None:
     part = {"online.bytes", "online.rounds", "online.seconds", "offline.bytes", "layers[]"}
     assert found(data["router"], part) == part
     assert found(data["models"]["large"], part) == part
+
+
+def test_keys_of_a_drift_report(folder: Path) -> None:
+    documented = keys(JSON, "compile") | keys(JSON, "compile drift")
+    assert found(printed(srcompile, folder / "model.py", "--json", "--drift"), documented) == (
+        documented
+    )
 
 
 def test_keys_of_a_run_in_this_process(folder: Path) -> None:
