@@ -75,7 +75,7 @@ class Machine:
         return multiply_adds * self.multiply_add_s * _words(width)
 
     def table_s(self, gates: int, index_bits: int, tables: int, width: int) -> float:
-        """Return the time of `gates` that read `tables` tables each, into a ring of `width` bits."""
+        """Return the time of `gates` that read so many tables each, into a ring of `width` bits."""
         entries = gates * (1 << index_bits) * (1 + (tables - 1) / TABLES_IN_ONE)
         return entries * self.table_entry_s * _words(width)
 

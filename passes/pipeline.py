@@ -13,6 +13,7 @@ from srcompile.ir.graph import Array, Const, Module
 from srcompile.ir.types import FloatType
 from srcompile.ops import Registry
 from srcompile.ops.verifier import verify
+from srcompile.passes.approximate import approximate
 from srcompile.passes.calibrate import calibrate
 from srcompile.passes.check_leakage import Disclosure, check_leakage, verify_lowered
 from srcompile.passes.cost import Cost, Network, estimate_cost
@@ -45,6 +46,7 @@ class Options:
     formats: Formats = field(default_factory=Formats)
     max_width: int | None = None
     cost_weight: float = 0.0
+    approximations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
         return module
 
     before_expansion: tuple[Callable[[Module], Module], ...] = (
+        lambda m: approximate(m, ops, options.approximations),
         lambda m: fold_constants(m, ops),
         merge_common,
         reorder_relu,

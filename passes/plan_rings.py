@@ -73,7 +73,7 @@ def _by_name(nodes: Sequence[Node], widths: Sequence[int]) -> dict[str, int]:
 
 
 def _demand(node: Node, bits: int) -> tuple[int, int]:
-    """Return the ring `node` needs of an operand of `bits` bits: (bits, 0) or (0, more than own)."""
+    """Return the ring `node` needs of an operand of `bits` bits: (bits, 0), or (0, above own)."""
     if node.op in RESULTS or node.op in ("table", "relu", "nonneg"):
         return bits, 0
     by = node.attrs["by"] if node.op == "shift" else 0

@@ -103,6 +103,7 @@ def compile(
     network: str = "lan",
     formats: Formats | None = None,
     max_width: int | None = None,
+    approximations: Mapping[str, str] | None = None,
 ) -> Compiled:
     """Compile `model` for `target`.
 
@@ -112,6 +113,8 @@ def compile(
     network: lan, wan, mobile or RATE_MBIT:RTT_MS, for projected times, a pool's routing rule, and
         the choice between wide rings and more rounds.
     max_width: the widest ring, if it is not to be chosen.
+    approximations: cheaper functions by op, such as {"gelu": "quad"}, for models trained with them
+        (passes/approximate.py).
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments.
     """
     options = Options(
@@ -120,6 +123,7 @@ def compile(
         formats or Formats(),
         max_width,
         model.cost_weight if isinstance(model, Pool) else 0.0,
+        approximations or {},
     )
     inputs = as_tuple(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)

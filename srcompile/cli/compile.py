@@ -26,6 +26,8 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--run", "run_file", is_flag=False, flag_value="", metavar="[INPUT.npz]",
               help="Run it in this process, on the example inputs or a file.")  # fmt: skip
+@click.option("--set", "chosen", multiple=True, metavar="OP=NAME",
+              help="Replace a function by a cheaper one, such as gelu=quad.")  # fmt: skip
 @click.option("--gates", is_flag=True, help="Print the range and error bound of each gate too.")
 @click.option("--drift", is_flag=True, help="Print how far each layer is from the float model too.")
 @click.option("--precision-bits", default=None, type=click.IntRange(0, 20), help="Default: 8.")
@@ -42,6 +44,7 @@ def main(
     emit: str | None,
     as_json: bool,
     run_file: str | None,
+    chosen: tuple[str, ...],
     gates: bool,
     drift: bool,
     precision_bits: int | None,
@@ -60,12 +63,12 @@ def main(
     if shares and not out:
         raise UserError("--shares leaves the weights out of the program file: name it with --out")
     console = Console(stderr=True)
-    chosen = {
+    bits = {
         "precision_bits": precision_bits,
         "activation_bits": activation_bits,
         "weight_bits": weight_bits,
     }
-    formats = Formats(**{name: bits for name, bits in chosen.items() if bits is not None})
+    formats = Formats(**{name: value for name, value in bits.items() if value is not None})
     with console.status(f"compiling {model_file}"):
         loaded = load_model_file(model_file)
         compiled = compile(
@@ -75,6 +78,7 @@ def main(
             calibration_inputs=loaded.calibration_inputs or None,
             network=network,
             formats=formats,
+            approximations=_choices(chosen),
         )
     if not loaded.calibration_inputs:
         click.echo(
@@ -105,6 +109,16 @@ def main(
         print_drift(Console(), found)
     if run_file is not None:
         _print_run(Console(), data["run"])
+
+
+def _choices(chosen: tuple[str, ...]) -> dict[str, str]:
+    from srcompile.errors import UserError
+
+    pairs = [text.partition("=") for text in chosen]
+    for op, equals, name in pairs:
+        if not (op and equals and name):
+            raise UserError(f"--set takes OP=NAME, such as gelu=quad, not '{op}{equals}{name}'")
+    return {op: name for op, _, name in pairs}
 
 
 def _write(compiled: Any, out: str, shares: tuple[str, str] | None) -> None:

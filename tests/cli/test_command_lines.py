@@ -113,6 +113,12 @@ def test_a_table_that_misses_its_tolerance_is_noted(folder: Path) -> None:
     assert "note: " not in smooth.stderr
 
 
+def test_an_approximation_that_does_not_exist_is_an_error(folder: Path) -> None:
+    for choice, said in (("gelu=cube", "choose exact, quad, relu"), ("gelu", "takes OP=NAME"),
+                         ("layer_norm=none", "cannot be approximated")):  # fmt: skip
+        assert said in refusal(srcompile, folder / "model.py", "--set", choice)
+
+
 def test_gates_and_drift_tell_where_values_go_wrong(folder: Path) -> None:
     result = call(srcompile, f"{folder / 'model.py'}:steep", "--json", "--gates", "--drift")
     report = json.loads(result.stdout)

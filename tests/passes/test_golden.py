@@ -22,6 +22,7 @@ from srcompile.ir.printer import print_module
 from srcompile.ir.types import FixType, FloatType
 from srcompile.ops import registry
 from srcompile.ops.verifier import verify
+from srcompile.passes.approximate import approximate
 from srcompile.passes.calibrate import calibrate
 from srcompile.passes.check_leakage import check_leakage, verify_lowered
 from srcompile.passes.expand import expand
@@ -127,6 +128,9 @@ def _quantise(given: Given) -> str:
 
 
 PASSES: Mapping[str, Callable[[Given], str]] = {
+    "approximate": lambda g: shown(
+        approximate(g.module, OPS, {"gelu": "quad", "softmax": "2quad"})
+    ),
     "fold_constants": lambda g: shown(fold_constants(g.module, OPS)),
     "merge_common": lambda g: shown(merge_common(g.module)),
     "reorder_relu": lambda g: shown(reorder_relu(g.module)),
