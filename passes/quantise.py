@@ -20,7 +20,7 @@ from srcompile.ir.types import FixType, FloatType
 from srcompile.ops import Registry
 from srcompile.ops.functions import Equals
 from srcompile.ops.functions import Function as FunctionOp
-from srcompile.ops.rows import thresholds
+from srcompile.ops.rows import CELL_FRAC, thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
 
 Range = tuple[float, float]
@@ -391,12 +391,12 @@ class _Quantiser:
         return self.emit("table", [x, *tables], spec.frac, out_range, attrs, node.out)
 
     def levels(self, node: Node, inputs: list[str]) -> str:
-        """Tables of 0 and 1 on cells of half a step; what a shift rounds up may cross a level."""
+        """Tables of 0 and 1 on cells of a half; what a shift rounds up may cross a level."""
         x = inputs[0]
-        frac = 1 - math.floor(math.log2(float(node.attrs["step"])))  # type: ignore[arg-type]
-        by = self.type(x).frac - frac
+        by = self.type(x).frac - CELL_FRAC
         if by > 0:
-            x = self.emit("shift", [x], frac, self.ranges[x], {"by": by}, f"{node.out}.cell")
+            name = f"{node.out}.cell"
+            x = self.emit("shift", [x], CELL_FRAC, self.ranges[x], {"by": by}, name)
         type_ = self.type(x)
         cells = np.arange(1 << type_.bits)
         cells = np.where(cells < 1 << (type_.bits - 1), cells, cells - (1 << type_.bits))

@@ -19,12 +19,14 @@ from srcompile.ops.base import Attrs, Case, Emitter, Op, integer, real
 
 BAND = 4.0
 """Rows whose maxima span less than this need no maximum: the exponential copes with it."""
-STEP = 1.0
-"""How far the top of a row may be from its maximum, about."""
+CELL_FRAC = 1
+"""Fraction bits of what is compared with thresholds: by less than a half it may count as more."""
+STEPS = 32
+"""At most so many thresholds; they are 1 apart, or 2, 4, ... where the maxima spread widely."""
 
 
 class RowTop(Op):
-    """The maximum along an axis, kept as a 1; under MPC off by about a step. For softmax.
+    """The maximum along an axis, kept as a 1; under MPC up to a step more. For softmax.
 
     Its own calibrated range tells where the maxima lie. Where they lie together no maximum is
     computed: the upper end of their range stands for all of them.
@@ -41,7 +43,7 @@ class RowTop(Op):
         return np.asarray(np.max(inputs[0], axis=integer(attrs["axis"]), keepdims=True))
 
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
-        # top = low + step * sum_j [count_j >= 1],  count_j = sum_i [x_i >= low + j * step]
+        # top = first + step * sum_j [count_j >= 1],  count_j = sum_i [x_i >= first + j * step]
         x, axis = inputs[0], integer(attrs["axis"])
         known = b.result.range if b.result else None
         if known is None:
@@ -49,15 +51,18 @@ class RowTop(Op):
         low, high = known
         if high - low < BAND:
             return b.const(np.full((1,) * len(b.type(x).shape), high, np.float32), "row_top")
-        spread = max(2 * STEP, (high - low) / 4)  # for inputs not seen in calibration
-        first = math.floor((low - spread) / STEP) * STEP
-        count = math.ceil((high + spread - first) / STEP)
-        reached = b.emit("levels", [x], {"first": first, "step": STEP, "count": count})
+        spread = max(2.0, (high - low) / 4)  # for inputs not seen in calibration
+        step = 1.0
+        while (high - low + 2 * spread) / step > STEPS - 1:
+            step *= 2
+        first = math.floor((low - spread) / step) * step
+        count = math.ceil((high + spread - first) / step)
+        reached = b.emit("levels", [x], {"first": first, "step": step, "count": count})
         counts = b.emit("sum", [reached], {"axes": (axis,), "keepdims": True})
         some = b.emit("nonneg", [b.emit("offset", [counts], {"by": -1.0})])
         last = len(b.type(some).shape) - 1
         steps = b.emit("sum", [some], {"axes": (last,), "keepdims": False})
-        return b.emit("offset", [b.emit("scale", [steps], {"by": STEP})], {"by": first})
+        return b.emit("offset", [b.emit("scale", [steps], {"by": step})], {"by": first})
 
     def cases(self) -> tuple[Case, ...]:
         return ()  # tested with softmax: as good as the maximum only there
@@ -66,7 +71,7 @@ class RowTop(Op):
 class Levels(Op):
     """1 where x >= first + j * step, else 0, for each j < count, as a last axis.
 
-    Under MPC an x less than half a step below a threshold may count as above it.
+    Under MPC an x less than a half below a threshold may count as above it.
     """
 
     name = "levels"
@@ -85,7 +90,7 @@ class Levels(Op):
         return 0
 
     def cases(self) -> tuple[Case, ...]:
-        return ()  # tested with softmax: exact only up to half a step
+        return ()  # tested with softmax: exact only up to a half
 
 
 def thresholds(attrs: Attrs) -> Array:

@@ -48,7 +48,7 @@ NO_CASES = {
     "open": "made by plan_rings",
     "extend": "made by plan_rings: tested below with narrow rings",
     "row_top": "as good as the maximum only for softmax, and tested by its cases",
-    "levels": "exact up to half a step only: tested by the cases of softmax",
+    "levels": "exact up to a half only: tested by the cases of softmax",
 }
 
 each_case = pytest.mark.parametrize("build", CASES.values(), ids=str)
