@@ -63,14 +63,16 @@ class NumpyKernels:
 
     def pack(self, x: Ring, w: int) -> Bytes:
         """Return a bit string; see `Kernels.pack`."""
-        checks.check_pack(w, x)
-        parts = [_pack_chunk(x[at : at + _CHUNK], w) for at in range(0, len(x), _CHUNK)]
+        checks.check_ring(w, x)
+        flat = x.reshape(-1)
+        parts = [_pack_chunk(flat[at : at + _CHUNK], w) for at in range(0, flat.size, _CHUNK)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
 
-    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
-        """Return the bit string of a sum; see `Kernels.add_pack`."""
-        checks.check_pack(w, x, m)
-        return self.pack(x + m, w)
+    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
+        """Write a sum and its bit string; see `Kernels.add_pack`."""
+        checks.check_add_pack(x, m, w, total, buf)
+        np.add(x, m, out=total)
+        buf[...] = self.pack(total, w)
 
     def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
         """Return the elements of a bit string; see `Kernels.unpack`."""
@@ -81,10 +83,15 @@ class NumpyKernels:
             part[:] = _unpack_chunk(buf[at * w // 8 :], len(part), w)
         return out
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
         """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
-        checks.check_unpack(buf, checks.check_pack(w, y), w)
-        return _reduce(self.unpack(buf, len(y), w) + y, w)
+        checks.check_unpack_add(buf, y, w, by, out)
+        total = _reduce(self.unpack(buf, y.size, w).reshape(y.shape) + y, w)
+        result = (total >> total.dtype.type(by)).astype(ring_dtype(w - by), copy=False)
+        if out is None:
+            return np.asarray(result)
+        out[...] = result
+        return out
 
     def dpf_keys(
         self, alpha: Words, n: int, beta: Ring, w: int, seeds0: Bytes, seeds1: Bytes

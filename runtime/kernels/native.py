@@ -72,31 +72,29 @@ class NativeKernels:
 
     def pack(self, x: Ring, w: int) -> Bytes:
         """Return a bit string; see `Kernels.pack`."""
-        n = checks.check_pack(w, x)
-        out = np.empty(packed_bytes(n, w), dtype=np.uint8)
-        self._path.pack(_dense(x), None, w, out)
+        checks.check_ring(w, x)
+        out = np.empty(packed_bytes(x.size, w), dtype=np.uint8)
+        self._path.pack(_dense(x), None, w, out, None)
         return out
 
-    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
-        """Return the bit string of a sum; see `Kernels.add_pack`."""
-        n = checks.check_pack(w, x, m)
-        out = np.empty(packed_bytes(n, w), dtype=np.uint8)
-        self._path.pack(_dense(x), _dense(m), w, out)
-        return out
+    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
+        """Write a sum and its bit string; see `Kernels.add_pack`."""
+        checks.check_add_pack(x, m, w, total, buf)
+        self._path.pack(_dense(x), _dense(m), w, buf, total)
 
     def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
         """Return the elements of a bit string; see `Kernels.unpack`."""
         checks.check_unpack(buf, n, w)
         out = np.empty(n, dtype=ring_dtype(w))
-        self._path.unpack(_dense(buf), None, w, out)
+        self._path.unpack(_dense(buf), None, w, 0, out)
         return out
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
         """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
-        n = checks.check_pack(w, y)
-        checks.check_unpack(buf, n, w)
-        out = np.empty(n, dtype=y.dtype)
-        self._path.unpack(_dense(buf), _dense(y), w, out)
+        checks.check_unpack_add(buf, y, w, by, out)
+        if out is None:
+            out = np.empty(y.shape, dtype=ring_dtype(w - by))
+        self._path.unpack(_dense(buf), _dense(y), w, by, out)
         return out
 
     def dpf_keys(

@@ -53,11 +53,19 @@ struct PathKernels {
     void (*gemm64)(const GemmShape &, const uint64_t *a, const uint64_t *b, uint64_t *c);
     void (*conv32)(const ConvShape &, const uint32_t *x, const uint32_t *w, uint32_t *y);
     void (*conv64)(const ConvShape &, const uint64_t *x, const uint64_t *w, uint64_t *y);
-    // add is null for a plain pack or unpack; it has count elements otherwise
-    void (*pack32)(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out);
-    void (*pack64)(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out);
-    void (*unpack32)(const uint8_t *buf, const uint32_t *add, size_t count, int w, uint32_t *out);
-    void (*unpack64)(const uint8_t *buf, const uint64_t *add, size_t count, int w, uint64_t *out);
+    // Pack x, or x + add, which is kept in total: add and total have count elements, or are null.
+    void (*pack32)(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out,
+                   uint32_t *total);
+    void (*pack64)(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out,
+                   uint64_t *total);
+    // Unpack x, or (x + add mod 2^w) >> by; add has count elements, or is null and by is 0. The
+    // result may lie where add does; it has 32 bits in unpack64_to_32, for w - by up to 32.
+    void (*unpack32)(const uint8_t *buf, const uint32_t *add, size_t count, int w, int by,
+                     uint32_t *out);
+    void (*unpack64)(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
+                     uint64_t *out);
+    void (*unpack64_to_32)(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
+                           uint32_t *out);
     void (*dpf_keys)(const DpfShape &, size_t count, const uint64_t *alpha, const void *beta,
                      const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
     void (*dpf_table)(const TableGates &);
