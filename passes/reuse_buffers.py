@@ -53,7 +53,7 @@ def _plan_segment(phase: str, nodes: Sequence[Node], outliving: set[str], plan: 
     free: list[int] = []  # buffer numbers, smallest first
     sizes: list[int] = []
     for index, node in enumerate(nodes):
-        if node.op in COMPUTED and node.out not in kept:
+        if (node.op in COMPUTED or node.op == "open") and node.out not in kept:
             if not free:
                 free.append(len(sizes))
                 sizes.append(0)

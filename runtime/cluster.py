@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from srcompile.runtime.channels.tcp import TcpChannel, connect, listen
 from srcompile.runtime.client import (
     Array,
@@ -151,8 +149,7 @@ class LocalCluster:
         for channel, shares in zip(self._channels, self._shares, strict=True):
             for name in self.program.weights():
                 width = self.program.constants[name].type.width
-                flat = np.ascontiguousarray(shares[name]).reshape(-1)
-                channel.send(self.kernels.pack(flat, width).tobytes())
+                channel.send(self.kernels.pack(shares[name], width).data)
         ready = [channel.receive_json() for channel in self._channels]
         self.setup_bytes = (int(ready[0]["setup_bytes"]), int(ready[1]["setup_bytes"]))
 

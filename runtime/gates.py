@@ -115,7 +115,7 @@ def _borrow(
 
 
 def nonneg(
-    kernels: Kernels, party: int, x: Ring, in_width: int, width: int, key: Key, m: Ring
+    kernels: Kernels, party: int, in_width: int, width: int, x: Ring, key: Key, m: Ring
 ) -> Ring:
     """Return a share of b = [x >= 0]."""
     h, fields = _borrow(kernels, party, x, in_width, width, False, key)
@@ -130,14 +130,16 @@ def _bit(party: int, h: NDArray[np.bool_], m: Ring, t: Ring) -> Ring:
 def relu(
     kernels: Kernels,
     party: int,
-    x: Ring,
     in_width: int,
     width: int,
+    x: Ring,
     key: Key,
-    shares: tuple[Ring, Ring, Ring],
+    m: Ring,
+    mr: Ring,
+    r: Ring,
 ) -> Ring:
-    """Return a share of max(x, 0); `shares` are [m], [m·r] and [r]."""
-    m, mr, r = (s.reshape(-1) for s in shares)
+    """Return a share of max(x, 0) from [m], [m·r] and [r]."""
+    m, mr, r = m.reshape(-1), mr.reshape(-1), r.reshape(-1)
     h, fields = _borrow(kernels, party, x, in_width, width, True, key)
     t, rt = fields[:, 0].astype(m.dtype), fields[:, 1].astype(m.dtype)
     hat = canonical(x.reshape(-1), in_width).astype(m.dtype)
@@ -157,7 +159,7 @@ def signed(x: Ring, width: int) -> NDArray[np.int64]:
 # -- extension ------------------------------------------------------------------------------------
 
 
-def extend(party: int, x: Ring, old: RingType, width: int, r: Ring, m: Ring) -> Ring:
+def extend(party: int, old: RingType, width: int, x: Ring, r: Ring, m: Ring) -> Ring:
     """Return a share in Z_(2^width) of x, |x| < 2^(v-2); `r` and `m` are shares of r and msb r.
 
     c = x + 2^(v-2) + r mod 2^v;  x = c - 2^(v-2) - r + 2^v·(1 - msb c)·m.
