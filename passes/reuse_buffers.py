@@ -1,7 +1,8 @@
 """Pass `reuse_buffers`: let values whose lives do not overlap share a buffer.
 
 A linear scan over each segment. A view (reshape, slice, ...) lives in the buffer of what it looks
-at, which is kept as long as the view. What outlives the segment gets no buffer: it is allocated.
+at, which is kept as long as the view. An opened wire gets one: its addend waits there for the
+peer's. What outlives the segment gets no buffer: it is allocated.
 """
 
 from __future__ import annotations

@@ -69,3 +69,18 @@ class Path:
         keys: Bytes,
         y: Words,
     ) -> None: ...
+    def relu(
+        self,
+        party: int,
+        in_width: int,
+        width: int,
+        widths: Sequence[int],
+        key_bytes: int,
+        x: Ring,
+        seeds: Bytes,
+        keys: Bytes,
+        m: Ring,
+        mr: Ring,
+        r: Ring,
+        y: Ring,
+    ) -> None: ...

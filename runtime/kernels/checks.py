@@ -237,6 +237,25 @@ def check_dcf_eval(
     _check_below("x", x, n)
 
 
+def check_relu(
+    party: int,
+    x: Ring,
+    in_width: int,
+    width: int,
+    layout: DcfLayout,
+    seeds: NDArray[np.uint8],
+    keys: NDArray[np.uint8],
+    shares: tuple[Ring, Ring, Ring],
+) -> None:
+    """Check the arguments of `Kernels.relu`."""
+    _check_party(party)
+    check_ring(in_width, x)
+    for share in shares:
+        check_array("A share of a ReLU gate", share, ring_dtype(width), x.shape)
+    check_array("seeds", seeds, _BYTE, (x.size, 16))
+    check_array("keys", keys, _BYTE, (x.size, layout.key_bytes))
+
+
 _RINGS = (np.dtype(np.uint32), np.dtype(np.uint64))
 
 

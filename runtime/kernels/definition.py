@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from srcompile.runtime.kernels import checks, dcf, dpf
 from srcompile.runtime.kernels.aes import counter_stream
 from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
-from srcompile.runtime.kernels.layout import dcf_layout
+from srcompile.runtime.kernels.layout import dcf_layout, relu_fields
 
 _CHUNK = 1 << 16  # elements whose bits are spread out at a time; a multiple of 8
 
@@ -138,6 +138,33 @@ class NumpyKernels:
         checks.check_dcf_eval(party, x, n, layout, seeds, keys)
         total = dcf.dcf_eval(layout, party, x, seeds, keys)
         return total & np.array([(1 << w) - 1 for w in layout.widths], dtype=np.uint64)
+
+    def relu(
+        self,
+        party: int,
+        x: Ring,
+        in_width: int,
+        width: int,
+        seeds: Bytes,
+        keys: Bytes,
+        shares: tuple[Ring, Ring, Ring],
+    ) -> Ring:
+        """Return a share of max(x, 0); see `Kernels.relu`."""
+        layout = dcf_layout(in_width - 1, relu_fields(in_width, width))
+        checks.check_relu(party, x, in_width, width, layout, seeds, keys, shares)
+        m, mr, r = (share.reshape(-1) for share in shares)
+        hat = _reduce(x.reshape(-1).astype(np.uint64), in_width)
+        h = hat >> np.uint64(in_width - 1) != 0
+        fields = self.dcf_eval(
+            party, _reduce(hat, in_width - 1), in_width - 1, layout.widths, seeds, keys
+        )
+        t, u = m + fields[:, 0].astype(m.dtype), mr + fields[:, 1].astype(m.dtype)
+        b, br = np.where(h, t, m.dtype.type(1 - party) - t), np.where(h, u, r - u)
+        y = b * hat.astype(m.dtype) - br
+        if len(layout.widths) == 3:
+            wrap = fields[:, 2].astype(m.dtype) << m.dtype.type(in_width)
+            y += np.where(h, m.dtype.type(0), wrap)
+        return np.asarray(y).reshape(x.shape)
 
 
 def _reduce(x: Ring, w: int) -> Ring:

@@ -137,3 +137,21 @@ class Kernels(Protocol):
     ) -> Words:
         """Return this party's share (N, K), canonical, of beta where x < alpha, of 0 elsewhere."""
         ...
+
+    def relu(
+        self,
+        party: int,
+        x: Ring,
+        in_width: int,
+        width: int,
+        seeds: Bytes,
+        keys: Bytes,
+        shares: tuple[Ring, Ring, Ring],
+    ) -> Ring:
+        """Return this party's share, lazy in Z_width, of max(x, 0), from the masked wire and a DCF.
+
+        x is x^ in Z_in_width, |x| < 2^(in_width-1); `shares` are [m], [m·r] and [r] in Z_width, all
+        of x's shape, for m = msb r. The keys compare on in_width - 1 bits and have the fields
+        `relu_fields(in_width, width)`; docs/protocol-2pc.md has the formulas.
+        """
+        ...

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from srcompile.runtime.kernels import checks
 from srcompile.runtime.kernels._native import DpfShape, Path
 from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
-from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes
+from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes, relu_fields
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -171,6 +171,37 @@ class NativeKernels:
         y = np.empty((len(x), len(layout.widths)), dtype=np.uint64)
         self._path.dcf_eval(
             n, layout.widths, layout.key_bytes, party, _dense(x), _dense(seeds), _dense(keys), y
+        )
+        return y
+
+    def relu(
+        self,
+        party: int,
+        x: Ring,
+        in_width: int,
+        width: int,
+        seeds: Bytes,
+        keys: Bytes,
+        shares: tuple[Ring, Ring, Ring],
+    ) -> Ring:
+        """Return a share of max(x, 0); see `Kernels.relu`."""
+        layout = dcf_layout(in_width - 1, relu_fields(in_width, width))
+        checks.check_relu(party, x, in_width, width, layout, seeds, keys, shares)
+        m, mr, r = shares
+        y = np.empty(x.shape, dtype=shares[0].dtype)
+        self._path.relu(
+            party,
+            in_width,
+            width,
+            layout.widths,
+            layout.key_bytes,
+            _dense(x),
+            _dense(seeds),
+            _dense(keys),
+            _dense(m),
+            _dense(mr),
+            _dense(r),
+            y,
         )
         return y
 

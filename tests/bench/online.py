@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ KERNEL_GROUPS = {
     "conv2d": "conv",
     "dpf_table": "dpf",
     "dcf_eval": "dcf",
+    "relu": "dcf",
     "pack": "pack",
     "add_pack": "pack",
     "unpack": "pack",
@@ -121,7 +123,7 @@ def run_node(report: Path, profile: bool) -> None:
     report.write_text(json.dumps(clock.figures))
 
 
-# -- one session ------------------------------------------------------------------------------------
+# -- one session -----------------------------------------------------------------------------------
 
 
 def run_session(program: Path, inputs: Path, count: int, profile: bool) -> Figures:
@@ -172,18 +174,18 @@ def session_of(
     return figures
 
 
-# -- the table ----------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def compile_models(names: list[str], folder: Path) -> Path:
     """Write one program for each model and the test images; return the images' file."""
     sys.path.insert(0, str(DIGITS))
-    import model as digits
     from digits_data import test
 
     from srcompile.api import compile
     from srcompile.frontend.model_file import load_model_file
 
+    digits = import_module("model")
     loaded = load_model_file(str(DIGITS / "model.py"))
     for name in names:
         module = digits.model() if name == "pool" else getattr(digits, name)()
@@ -254,7 +256,9 @@ def main() -> int:
             for tree, m in medians.items():
                 print(f"{name:<10} {tree:<6} {m['cpu']:10.3f} {m['wall']:11.3f} {m['client']:8.3f}")
             if options.against:
-                ratios = [medians["other"][k] / medians["this"][k] for k in ("cpu", "wall", "client")]
+                ratios = [
+                    medians["other"][k] / medians["this"][k] for k in ("cpu", "wall", "client")
+                ]
                 print(f"{'':<10} {'ratio':<6} {ratios[0]:10.2f} {ratios[1]:11.2f} {ratios[2]:8.2f}")
             profiles[name] = {t: _grouped(_merge(figures)) for t, figures in profiled.items()}
         print("\nwhere party 0's time goes, ms of wall time, every kernel and message timed")

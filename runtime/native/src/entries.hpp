@@ -24,5 +24,6 @@ void dcf_keys(const DcfShape &, size_t count, const uint64_t *alpha, const uint6
               const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
 void dcf_eval(const DcfShape &, int party, size_t count, const uint64_t *x, const uint8_t *seeds,
               const uint8_t *keys, uint64_t *y);
+void relu(const ReluGates &);
 
 }  // namespace SRC_PATH

@@ -44,6 +44,17 @@ struct TableGates {
     void *y;               // (tables, count)
 };
 
+struct ReluGates {
+    DcfShape shape;  // of a comparison on in_width - 1 bits, with two or three fields
+    int party, in_width, width;
+    size_t count;
+    const void *x;         // (count,) of the type of Z_in_width
+    const uint8_t *seeds;  // (count, 16)
+    const uint8_t *keys;   // (count, key_bytes)
+    const void *m, *mr, *r;  // (count,) of the type of Z_width, as is y
+    void *y;
+};
+
 struct PathKernels {
     const char *name;
     const char *description;
@@ -73,6 +84,7 @@ struct PathKernels {
                      const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
     void (*dcf_eval)(const DcfShape &, int party, size_t count, const uint64_t *x,
                      const uint8_t *seeds, const uint8_t *keys, uint64_t *y);
+    void (*relu)(const ReluGates &);
 };
 
 // Returns the kernels of the path called `name` ("" for the best), or null if there are none here.

@@ -174,6 +174,27 @@ class Path {
         k_->dcf_eval(s, party, count, x.data(), seeds.data(), keys.data(), y.data());
     }
 
+    // x in Z_in_width, the shares and y in Z_width
+    template <class X, class T>
+    void relu(int party, int in_width, int width, std::vector<int> widths, size_t key_bytes,
+              In<X> x, In<uint8_t> seeds, In<uint8_t> keys, In<T> m, In<T> mr, In<T> r,
+              Out<T> y) const {
+        const size_t count = x.size();
+        require(2 <= in_width && in_width <= 64 && 1 <= width && width <= 64);
+        require(in_width <= 32 ? sizeof(X) == 4 : sizeof(X) == 8);
+        require(width <= 32 ? sizeof(T) == 4 : sizeof(T) == 8);
+        require(widths.size() == (width > in_width ? 3u : 2u));
+        std::vector<int> offsets;
+        const DcfShape s =
+            dcf_shape(static_cast<size_t>(in_width - 1), widths, &offsets, key_bytes);
+        require(seeds.size() == 16 * count && keys.size() == count * key_bytes);
+        require(m.size() == count && mr.size() == count && r.size() == count && y.size() == count);
+        const ReluGates gates = {s,           party,       in_width, width,     count,    x.data(),
+                                 seeds.data(), keys.data(), m.data(), mr.data(), r.data(), y.data()};
+        nb::gil_scoped_release release;
+        k_->relu(gates);
+    }
+
   private:
     const PathKernels *k_;
 
@@ -243,6 +264,13 @@ void bind_unpack(nb::class_<Path> &path) {
              "buf"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "by"_a, "out"_a.noconvert());
 }
 
+template <class X, class T>
+void bind_relu(nb::class_<Path> &path) {
+    path.def("relu", &Path::relu<X, T>, "party"_a, "in_width"_a, "width"_a, "widths"_a,
+             "key_bytes"_a, "x"_a.noconvert(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
+             "m"_a.noconvert(), "mr"_a.noconvert(), "r"_a.noconvert(), "y"_a.noconvert());
+}
+
 template <class T>
 void bind_ring_kernels(nb::class_<Path> &path) {
     path.def("matmul", &Path::matmul<T>, "a"_a.noconvert(), "b"_a.noconvert(), "c"_a.noconvert());
@@ -288,6 +316,10 @@ NB_MODULE(_native, m) {
     bind_ring_kernels<uint32_t>(path);
     bind_ring_kernels<uint64_t>(path);
     bind_unpack<uint64_t, uint32_t>(path);
+    bind_relu<uint32_t, uint32_t>(path);
+    bind_relu<uint32_t, uint64_t>(path);
+    bind_relu<uint64_t, uint32_t>(path);
+    bind_relu<uint64_t, uint64_t>(path);
     path.def("dcf_keys", &Path::dcf_keys, "n"_a, "widths"_a, "key_bytes"_a, "alpha"_a.noconvert(),
              "beta"_a.noconvert(), "seeds0"_a.noconvert(), "seeds1"_a.noconvert(),
              "keys"_a.noconvert());

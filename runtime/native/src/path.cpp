@@ -27,6 +27,7 @@ const PathKernels &path_kernels() {
         dpf_table,
         dcf_keys,
         dcf_eval,
+        relu,
     };
     return table;
 }
