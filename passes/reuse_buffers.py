@@ -1,7 +1,8 @@
 """Pass `reuse_buffers`: let values whose lives do not overlap share a buffer.
 
 A linear scan over each segment. A view (reshape, slice, ...) lives in the buffer of what it looks
-at, which is kept as long as the view. What outlives the segment gets no buffer: it is allocated.
+at, which is kept as long as the view. An opened wire gets one: its addend waits there for the
+peer's. What outlives the segment gets no buffer: it is allocated.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _plan_segment(phase: str, nodes: Sequence[Node], outliving: set[str], plan: 
     free: list[int] = []  # buffer numbers, smallest first
     sizes: list[int] = []
     for index, node in enumerate(nodes):
-        if node.op in COMPUTED and node.out not in kept:
+        if (node.op in COMPUTED or node.op == "open") and node.out not in kept:
             if not free:
                 free.append(len(sizes))
                 sizes.append(0)

@@ -140,7 +140,7 @@ def send_inputs(
         for party in parties:
             share = np.frombuffer(party.receive(size), np.uint8)
             x = kernels.unpack_add(share, x, tensor.width)
-        message = kernels.pack(x, tensor.width).tobytes()
+        message = kernels.pack(x, tensor.width).data
         for party in parties:
             party.send(message)
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from srcompile.runtime.channels.tcp import TcpChannel, connect, listen
 from srcompile.runtime.client import (
     Array,
@@ -139,7 +137,8 @@ class LocalCluster:
         """Stop everything and add what the first failed process said to `error`."""
         time.sleep(0.2)  # let the process that failed finish saying so
         said = {r: p.stderr for r, p in self._processes.items() if p.poll() not in (None, 0)}
-        lines = [f"{role}: {err.read().strip()}" for role, err in said.items() if err is not None]
+        texts = {role: err.read().strip() for role, err in said.items() if err is not None}
+        lines = [f"{role}: {text}" for role, text in texts.items() if text]  # a killed one is mute
         self._stop(grace_s=0.0)
         self._processes, self._channels = {}, []
         if lines and isinstance(error, ProtocolError):
@@ -151,8 +150,7 @@ class LocalCluster:
         for channel, shares in zip(self._channels, self._shares, strict=True):
             for name in self.program.weights():
                 width = self.program.constants[name].type.width
-                flat = np.ascontiguousarray(shares[name]).reshape(-1)
-                channel.send(self.kernels.pack(flat, width).tobytes())
+                channel.send(self.kernels.pack(shares[name], width).data)
         ready = [channel.receive_json() for channel in self._channels]
         self.setup_bytes = (int(ready[0]["setup_bytes"]), int(ready[1]["setup_bytes"]))
 

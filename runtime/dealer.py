@@ -8,18 +8,19 @@ dealt twice by one Dealer.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from srcompile.runtime import gates
-from srcompile.runtime.engine import Engine, Env, Handler, Value, last_uses
+from srcompile.runtime.engine import Bind, Engine, Env, Value
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK, Randomness, Seeded
+from srcompile.runtime.ring import Compute, Ring
 
 
 @dataclass(frozen=True)
@@ -48,80 +49,84 @@ class Dealer:
         self._engine = Engine(program, kernels)
         self._program, self._kernels = program, kernels
         self._next_block = 0
-        self._drops = [last_uses(body) for body in program.functions["dealer"]]
         self._weight_masks = {
             name: self._both(SETUP_BLOCK, number, program.constants[name].type)
             for number, name in enumerate(program.weights())
         }
         self._engine.pack_weights("weight_mask", self._weight_masks)
 
+        own: Mapping[str, Bind] = {
+            "mask": self._mask,
+            "weight_mask": lambda i, t: lambda run: self._weight_masks[i.inputs[0]],
+            "correlate": self._correlate,
+            "table_keys": self._table_keys,
+            "sign_keys": self._sign_keys,
+        }
+        self._plans = [
+            self._engine.plan("dealer", segment, own) for segment in range(len(program.segments))
+        ]
+
     def deal(self, segment: int) -> Material:
         """Make the next block, for `segment`."""
         block, self._next_block = self._next_block, self._next_block + 1
-        out: tuple[list[bytes], list[bytes]] = ([], [])
-        handlers = _Handlers(self, block, out).table()
-        env: Env = {}
-        arena = self._engine.arena("dealer", segment)
-        body = self._program.functions["dealer"][segment]
+        run = _Block(dict(self._engine.public), block)
         with np.errstate(over="ignore"):
-            for instruction, drops in zip(body, self._drops[segment], strict=True):
-                self._engine.step("dealer", instruction, env, handlers, arena)
-                for name in drops:
-                    env.pop(name, None)
-        return Material(block, segment, (b"".join(out[0]), b"".join(out[1])))
+            self._engine.run(self._plans[segment], run)
+        return Material(block, segment, (b"".join(run.out[0]), b"".join(run.out[1])))
 
     def _both(self, block: int, slot: int, type_: RingType) -> Value:
         """Return r = PRG_0 + PRG_1."""
         return sum(source.ring(block, slot, type_) for source in self.sources)
 
+    # -- the dealer's own instructions, bound to functions of the block
 
-class _Handlers:
-    """The dealer's own instructions, for one block."""
+    def _mask(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        slot, type_ = _slot(i), i.type
+        assert type_ is not None
+        return lambda run: self._both(run.block, slot, type_)
 
-    def __init__(self, dealer: Dealer, block: int, out: tuple[list[bytes], list[bytes]]) -> None:
-        self.dealer, self.block, self.out = dealer, block, out
+    def _correlate(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        slot, type_ = _slot(i), types[0]
 
-    def table(self) -> dict[str, Handler]:
-        return {
-            "mask": self.mask,
-            "weight_mask": lambda i, a, t: self.dealer._weight_masks[i.inputs[0]],
-            "correlate": self.correlate,
-            "table_keys": self.table_keys,
-            "sign_keys": self.sign_keys,
-        }
+        def correlate(run: _Block, c: Ring) -> None:
+            # P0 takes PRG_0, P1 gets c - PRG_0
+            rest = c - self.sources[0].ring(run.block, slot, type_)
+            run.out[1].append(self._kernels.pack(rest, type_.width).data)
 
-    def mask(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        assert i.type is not None
-        return self.dealer._both(self.block, _slot(i), i.type)
+        return correlate
 
-    def correlate(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
-        # P0 takes PRG_0, P1 gets c - PRG_0
-        own = self.dealer.sources[0].ring(self.block, _slot(i), types[0])
-        rest = np.ascontiguousarray(args[0] - own).reshape(-1)
-        self.out[1].append(self.dealer._kernels.pack(rest, types[0].width).tobytes())
-
-    def _roots(self, i: Instruction, count: int) -> tuple[gates.Bytes, gates.Bytes]:
-        first, second = self.dealer.sources
-        return (
-            first.roots(self.block, _slot(i), count),
-            second.roots(self.block, _slot(i), count),
-        )
-
-    def _send_both(self, words: gates.Bytes) -> None:
-        for out in self.out:
-            out.append(words.tobytes())
-
-    def table_keys(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
+    def _table_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         a: Any = i.attrs
-        roots = self._roots(i, types[0].size)
         shape = (a["index_bits"], a["low_bits"], a["width"])
-        self._send_both(gates.table_keys(self.dealer._kernels, args[0], *shape, roots))
+        return self._keys(gates.table_keys, i, types[0].size, shape)
 
-    def sign_keys(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
+    def _sign_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         a: Any = i.attrs
-        roots = self._roots(i, types[0].size)
         shape = (a["in_width"], a["width"], a["select"])
-        self._send_both(gates.sign_keys(self.dealer._kernels, args[0], *shape, roots))
+        return self._keys(gates.sign_keys, i, types[0].size, shape)
+
+    def _keys(
+        self, make: Callable[..., gates.Bytes], i: Instruction, count: int, shape: Sequence[int]
+    ) -> Compute:
+        slot = _slot(i)
+        first, second = self.sources
+
+        def keys(run: _Block, r: Ring) -> None:
+            roots = (first.roots(run.block, slot, count), second.roots(run.block, slot, count))
+            words = make(self._kernels, r, *shape, roots)
+            for out in run.out:
+                out.append(words.data)
+
+        return keys
+
+
+@dataclass
+class _Block:
+    """A run of the dealer's function: one block in the making."""
+
+    env: Env
+    block: int
+    out: tuple[list[memoryview], list[memoryview]] = field(default_factory=lambda: ([], []))
 
 
 def _slot(i: Instruction) -> int:

@@ -1,15 +1,18 @@
-"""The engine: runs one segment of one function for one role.
+"""The engine: binds the instructions of a segment once, into a plan, and runs the plan often.
 
-A role brings a table of handlers for its own instructions (masks, keys, messages); local
-instructions are the same for all. Values are dropped after their last use, and results go into the
-buffers the compiler planned, so that a run allocates next to nothing.
+A role brings binders for its own instructions (masks, keys, messages); local instructions are the
+same for all. Attributes, types and buffers are looked up while binding, so that a run is a plain
+loop. Values are dropped after their last use, and results go into the buffers the compiler
+planned, so that a run allocates next to nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,50 +20,68 @@ from srcompile.runtime import gates
 from srcompile.runtime.isa import INSTRUCTIONS, RingType
 from srcompile.runtime.kernels import Kernels, PackedMatrix, ring_dtype
 from srcompile.runtime.program import Instruction, Program
-from srcompile.runtime.ring import COMPUTED, VIEWS, Ring, canonical, number, shift, widened
+from srcompile.runtime.ring import COMPUTED, VIEWS, Compute, Ring, canonical, number, shift, widened
 
 Value = Any  # Ring, or gates.Key
-Env = MutableMapping[str, Value]
-Handler = Callable[[Instruction, Sequence[Value], Sequence[RingType]], Value]
+Env = dict[str, Value]
+Bind = Callable[[Instruction, Sequence[RingType]], Compute]
+
+
+class Run(Protocol):
+    """One run of a plan: its values by name, and whatever else the role's instructions need."""
+
+    env: Env
+
+
+@dataclass(frozen=True)
+class Step:
+    """A bound instruction, or a round of messages: its action, and the values it touches."""
+
+    action: Callable[[Any], None]  # of the Run
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    drops: tuple[str, ...] = ()  # no later step needs them
+
+
+Plan = Sequence[Step]
 
 _FEW_ROWS = 16  # products with fewer rows read each weight about as often as packing would
 
 
 class Arena:
-    """The buffers of one function: allocated once, used by every run after."""
+    """The buffers of one segment of one function: allocated once, used by every run after."""
 
-    def __init__(self) -> None:
-        self._buffers: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+    def __init__(self, body: Sequence[Instruction]) -> None:
+        sizes: dict[int, int] = {}
+        for i in body:
+            if i.type is not None and i.buffer >= 0:
+                sizes[i.buffer] = max(sizes.get(i.buffer, 0), _bytes(i.type))
+        self._buffers = {number: np.empty(size, np.uint8) for number, size in sizes.items()}
 
-    def array(self, instruction: Instruction) -> Ring:
-        """Return an uninitialised array for the result of `instruction`."""
-        type_ = instruction.type
-        assert type_ is not None
+    def place(self, i: Instruction) -> Callable[[], Ring]:
+        """Return what gives an uninitialised array for the result of `i`: planned, or a new one."""
+        type_ = _type(i)
         dtype = ring_dtype(type_.width)
-        size = type_.size * dtype.itemsize
-        if instruction.buffer < 0:
-            return np.empty(type_.shape, dtype)
-        buffer = self._buffers.get(instruction.buffer)
-        if buffer is None or buffer.nbytes < size:
-            buffer = self._buffers[instruction.buffer] = np.empty(size, np.uint8)
-        return buffer[:size].view(dtype).reshape(type_.shape)
+        if i.buffer < 0:
+            return partial(np.empty, type_.shape, dtype)
+        array = self._buffers[i.buffer][: _bytes(type_)].view(dtype).reshape(type_.shape)
+        return lambda: array
 
 
 class Engine:
-    """Runs instructions of a program for party 0 or 1, or for the dealer (party None)."""
+    """Binds and runs instructions of a program for party 0 or 1, or for the dealer (party None)."""
 
     def __init__(self, program: Program, kernels: Kernels, party: int | None = None) -> None:
         self.program, self.kernels, self.party = program, kernels, party
+        self.public: Env = {n: c.data for n, c in program.constants.items() if not c.secret}
         self._types = {phase: program.types(phase) for phase in program.functions}
-        self._arenas: dict[tuple[str, int], Arena] = {}
         self._packed: dict[str, PackedMatrix] = {}  # value -> the weight it is, packed
-        self._public = {n: c.data for n, c in program.constants.items() if not c.secret}
-        self._local: Mapping[str, Handler] = {
+        self._local: Mapping[str, Bind] = {
             "offset": self._offset,
             "add_common": self._add_common,
             "lift": self._lift,
-            "shift": lambda i, a, t: shift(a[0], i.attrs, t[0], _type(i)),
-            "widen": lambda i, a, t: widened(a[0], t[0].width, _type(i).width),
+            "shift": lambda i, t: shift(i.attrs, t[0], _type(i)),
+            "widen": lambda i, t: lambda x: widened(x, t[0].width, _type(i).width),
             "msb": self._msb,
             "matmul": self._matmul,
             "conv2d": self._conv2d,
@@ -76,9 +97,13 @@ class Engine:
         known = self._types[phase]
         return [known[name] for name in names]
 
-    def arena(self, phase: str, segment: int) -> Arena:
-        """Return the buffers of a segment of a function."""
-        return self._arenas.setdefault((phase, segment), Arena())
+    def plan(
+        self, phase: str, segment: int, own: Mapping[str, Bind], keep: frozenset[str] = frozenset()
+    ) -> Plan:
+        """Return a segment of a function that sends no messages, bound; `keep` outlives it."""
+        body = self.program.functions[phase][segment]
+        arena = Arena(body)
+        return with_drops([self.step(phase, i, own, arena) for i in body], keep)
 
     def pack_weights(self, op: str, weights: Mapping[str, Ring]) -> None:
         """Pack the weights that instructions `op` load and products multiply with, once.
@@ -97,89 +122,132 @@ class Engine:
                 if weight.ndim == 2 and rows >= _FEW_ROWS:
                     self._packed[i.inputs[1]] = self.kernels.pack_matrix(weight, rows)
 
-    def step(
-        self,
-        phase: str,
-        instruction: Instruction,
-        env: Env,
-        handlers: Mapping[str, Handler],
-        arena: Arena,
-    ) -> None:
-        """Run one instruction that is no message, and note its result in `env`."""
-        args: list[Any] = [env[n] if n in env else self._public.get(n) for n in instruction.inputs]
-        op = instruction.op
-        if op in COMPUTED:
-            value: Value = COMPUTED[op](args, instruction.attrs, arena.array(instruction))
-        elif op in VIEWS:
-            value = VIEWS[op](args[0], instruction.attrs, _type(instruction))
+    def step(self, phase: str, i: Instruction, own: Mapping[str, Bind], arena: Arena) -> Step:
+        """Return one instruction, bound. `own` binds a role's own: to functions of run and values.
+
+        Weights are no values: the instructions that take one find it where their role keeps it.
+        """
+        types = self.types(phase, i.inputs)
+        reads = tuple(n for n in i.inputs if n.startswith("%") or n in self.public)
+        if i.op in own:
+            action = _with_run(own[i.op](i, types), reads, i.out)
+        elif i.op in COMPUTED:
+            action = _into(COMPUTED[i.op](i.attrs, types[0]), reads, i.out, arena.place(i))
+        elif i.op in VIEWS:
+            action = _alone(VIEWS[i.op](i.attrs, types[0], _type(i)), reads, i.out)
         else:
-            handler = handlers.get(op) or self._local[op]
-            value = handler(instruction, args, self.types(phase, instruction.inputs))
-        if instruction.out:
-            env[instruction.out] = value
+            action = _alone(self._local[i.op](i, types), reads, i.out)
+        return Step(action, reads, (i.out,) if i.out else ())
+
+    def run(self, plan: Plan, run: Run) -> None:
+        """Run a plan: this is the loop that everything else is prepared for."""
+        env = run.env
+        for step in plan:
+            step.action(run)
+            for name in step.drops:
+                del env[name]
 
     # -- local instructions that need the party or the kernels
 
-    def _offset(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        x = args[0]
+    def _offset(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         if types[0].kind in ("share", "mask") and self.party != 0:
-            return x
-        return np.asarray(x + number(i.attrs["by"], x.dtype))
+            return _same
+        by = number(i.attrs["by"], ring_dtype(types[0].width))
+        return lambda x: np.asarray(x + by)
 
-    def _add_common(
-        self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]
-    ) -> Value:
+    def _add_common(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         if self.party == 0:
-            return np.asarray(args[0] + args[1])
-        return np.broadcast_to(args[0], _type(i).shape)
+            return lambda x, common: np.asarray(x + common)
+        shape = _type(i).shape
+        return lambda x, common: x if x.shape == shape else np.broadcast_to(x, shape)
 
-    def _lift(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        return args[0] if self.party == 0 else np.zeros_like(args[0])
+    def _lift(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return _same if self.party == 0 else np.zeros_like
 
-    def _msb(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        width = types[0].width
-        x = canonical(args[0], width)
-        return (x >> x.dtype.type(width - 1)).astype(ring_dtype(_type(i).width))
+    def _msb(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        width, dtype = types[0].width, ring_dtype(_type(i).width)
+        return lambda x: (canonical(x, width) >> x.dtype.type(width - 1)).astype(dtype)
 
-    def _matmul(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        right: Ring | PackedMatrix = self._packed.get(i.inputs[1]) or args[1]
-        return self.kernels.matmul(args[0], right)
+    def _matmul(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        name = i.inputs[1]
+        return lambda a, b: self.kernels.matmul(a, self._packed.get(name, b))
 
-    def _conv2d(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
+    def _conv2d(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         a: Any = i.attrs
-        return self.kernels.conv2d(
-            args[0], args[1], a["stride"], a["padding"], a["dilation"], a["groups"]
+        geometry = (a["stride"], a["padding"], a["dilation"], a["groups"])
+        return lambda x, w: self.kernels.conv2d(x, w, *geometry)
+
+    def _table(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        a: Any = i.attrs
+        shape = (a["index_bits"], a["low_bits"], _type(i).width)
+        party = self._index()
+        return lambda x, key, *tables: gates.table(
+            self.kernels, party, x, *shape, key, list(tables)
         )
 
-    def _table(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        a: Any = i.attrs
-        return gates.table(
-            self.kernels,
-            self._index(),
-            args[0],
-            a["index_bits"],
-            a["low_bits"],
-            _type(i).width,
-            args[1],
-            list(args[2:]),
-        )
+    def _nonneg(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return partial(gates.nonneg, self.kernels, self._index(), types[0].width, _type(i).width)
 
-    def _nonneg(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        x, key, m = args
-        return gates.nonneg(self.kernels, self._index(), x, types[0].width, _type(i).width, key, m)
+    def _relu(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return partial(gates.relu, self.kernels, self._index(), types[0].width, _type(i).width)
 
-    def _relu(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        x, key, m, mr, r = args
-        widths = (types[0].width, _type(i).width)
-        return gates.relu(self.kernels, self._index(), x, *widths, key, (m, mr, r))
-
-    def _extend(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        x, r, m = args
-        return gates.extend(self._index(), x, types[0], _type(i).width, r, m)
+    def _extend(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return partial(gates.extend, self._index(), types[0], _type(i).width)
 
     def _index(self) -> int:
         assert self.party is not None
         return self.party
+
+
+# -- actions: from the values of a run to a value of it ------------------------------------------
+
+
+def _alone(compute: Compute, reads: Sequence[str], out: str) -> Callable[[Run], None]:
+    def action(run: Run) -> None:
+        env = run.env
+        env[out] = compute(*[env[name] for name in reads])
+
+    return action
+
+
+def _into(
+    compute: Compute, reads: Sequence[str], out: str, place: Callable[[], Ring]
+) -> Callable[[Run], None]:
+    def action(run: Run) -> None:
+        env = run.env
+        env[out] = compute(*[env[name] for name in reads], place())
+
+    return action
+
+
+def _with_run(compute: Compute, reads: Sequence[str], out: str) -> Callable[[Run], None]:
+    def action(run: Run) -> None:
+        env = run.env
+        value = compute(run, *[env[name] for name in reads])
+        if out:
+            env[out] = value
+
+    return action
+
+
+def with_drops(steps: Sequence[Step], keep: frozenset[str] = frozenset()) -> Plan:
+    """Return the steps of a segment, each with the values that no later one and not `keep` need."""
+    seen: set[str] = set(keep)
+    plan: list[Step] = []
+    for step in reversed(steps):
+        names = dict.fromkeys((*step.reads, *step.makes))
+        drops = tuple(n for n in names if n.startswith("%") and n not in seen)
+        plan.append(replace(step, drops=drops))
+        seen.update(names)
+    return plan[::-1]
+
+
+def _same(x: Value) -> Value:
+    return x
+
+
+def _bytes(type_: RingType) -> int:
+    return type_.size * ring_dtype(type_.width).itemsize
 
 
 def _type(i: Instruction) -> RingType:
@@ -187,37 +255,27 @@ def _type(i: Instruction) -> RingType:
     return i.type
 
 
-def _plain_table(i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
+def _plain_table(i: Instruction, types: Sequence[RingType]) -> Compute:
     a: Any = i.attrs
-    return gates.plain_table(args[0], a["index_bits"], a["low_bits"], list(args[1:]))
+    return lambda x, *tables: gates.plain_table(x, a["index_bits"], a["low_bits"], list(tables))
 
 
-def _plain_sign(i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-    x = gates.signed(args[0], types[0].width)
-    y = (x >= 0).astype(np.int64) if i.op == "plain_nonneg" else x
-    y = np.maximum(y, 0) if i.op == "plain_relu" else y
-    return y.view(np.uint64).astype(ring_dtype(_type(i).width))
+def _plain_sign(i: Instruction, types: Sequence[RingType]) -> Compute:
+    def sign(operand: Ring) -> Ring:
+        x = gates.signed(operand, types[0].width)
+        y = (x >= 0).astype(np.int64) if i.op == "plain_nonneg" else x
+        y = np.maximum(y, 0) if i.op == "plain_relu" else y
+        return y.view(np.uint64).astype(ring_dtype(_type(i).width))
+
+    return sign
 
 
-_PLAIN: Mapping[str, Handler] = {
+_PLAIN: Mapping[str, Bind] = {
     "plain_table": _plain_table,
     "plain_relu": _plain_sign,
     "plain_nonneg": _plain_sign,
     "plain_extend": _plain_sign,
 }
-
-
-def last_uses(
-    body: Sequence[Instruction], keep: frozenset[str] = frozenset()
-) -> list[tuple[str, ...]]:
-    """Return, for each instruction, the values no later one of the segment needs."""
-    seen: set[str] = set(keep)
-    drops: list[tuple[str, ...]] = []
-    for instruction in reversed(body):
-        names = dict.fromkeys((*instruction.inputs, instruction.out))
-        drops.append(tuple(n for n in names if n.startswith("%") and n not in seen))
-        seen.update(names)
-    return drops[::-1]
 
 
 def is_message(instruction: Instruction) -> bool:

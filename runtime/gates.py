@@ -106,49 +106,31 @@ def sign_keys(
     return kernels.dcf_keys(alpha, in_width - 1, beta, fields, *roots)
 
 
-def _borrow(
-    kernels: Kernels, party: int, x: Ring, in_width: int, width: int, select: bool, key: Key
-) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-    """Return h, per element, and this party's shares of (T, R, U), (N, fields)."""
-    flat = canonical(x.reshape(-1).astype(np.uint64), in_width)
-    h = (flat >> np.uint64(in_width - 1)).astype(bool)
-    fields = sign_fields(in_width, {"width": width, "select": select})
-    low = canonical(flat, in_width - 1)
-    return h, kernels.dcf_eval(party, low, in_width - 1, fields, key.seeds, key.words)
-
-
 def nonneg(
-    kernels: Kernels, party: int, x: Ring, in_width: int, width: int, key: Key, m: Ring
+    kernels: Kernels, party: int, in_width: int, width: int, x: Ring, key: Key, m: Ring
 ) -> Ring:
     """Return a share of b = [x >= 0]."""
-    h, fields = _borrow(kernels, party, x, in_width, width, False, key)
-    return _bit(party, h, m.reshape(-1), fields[:, 0].astype(m.dtype)).reshape(x.shape)
-
-
-def _bit(party: int, h: NDArray[np.bool_], m: Ring, t: Ring) -> Ring:
-    one = m.dtype.type(1 - party)
-    return np.where(h, m + t, one - m - t)
+    flat = canonical(x.reshape(-1).astype(np.uint64), in_width)
+    h = flat >> np.uint64(in_width - 1) != 0
+    low = canonical(flat, in_width - 1)
+    fields = kernels.dcf_eval(party, low, in_width - 1, (width,), key.seeds, key.words)
+    t = m.reshape(-1) + fields[:, 0].astype(m.dtype)
+    return np.asarray(np.where(h, t, m.dtype.type(1 - party) - t)).reshape(x.shape)
 
 
 def relu(
     kernels: Kernels,
     party: int,
-    x: Ring,
     in_width: int,
     width: int,
+    x: Ring,
     key: Key,
-    shares: tuple[Ring, Ring, Ring],
+    m: Ring,
+    mr: Ring,
+    r: Ring,
 ) -> Ring:
-    """Return a share of max(x, 0); `shares` are [m], [m·r] and [r]."""
-    m, mr, r = (s.reshape(-1) for s in shares)
-    h, fields = _borrow(kernels, party, x, in_width, width, True, key)
-    t, rt = fields[:, 0].astype(m.dtype), fields[:, 1].astype(m.dtype)
-    hat = canonical(x.reshape(-1), in_width).astype(m.dtype)
-    y = _bit(party, h, m, t) * hat - np.where(h, mr + rt, r - mr - rt)
-    if width > in_width:
-        wrap = fields[:, 2].astype(m.dtype) << m.dtype.type(in_width)
-        y += np.where(h, m.dtype.type(0), wrap)
-    return np.asarray(y).reshape(x.shape)
+    """Return a share of max(x, 0) from [m], [m·r] and [r]."""
+    return kernels.relu(party, x, in_width, width, key.seeds, key.words, (m, mr, r))
 
 
 def signed(x: Ring, width: int) -> NDArray[np.int64]:
@@ -160,7 +142,7 @@ def signed(x: Ring, width: int) -> NDArray[np.int64]:
 # -- extension ------------------------------------------------------------------------------------
 
 
-def extend(party: int, x: Ring, old: RingType, width: int, r: Ring, m: Ring) -> Ring:
+def extend(party: int, old: RingType, width: int, x: Ring, r: Ring, m: Ring) -> Ring:
     """Return a share in Z_(2^width) of x, |x| < 2^(v-2); `r` and `m` are shares of r and msb r.
 
     c = x + 2^(v-2) + r mod 2^v;  x = c - 2^(v-2) - r + 2^v·(1 - msb c)·m.

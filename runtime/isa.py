@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from srcompile.runtime.kernels.layout import dcf_key_bytes, dpf_key_bytes
+from srcompile.runtime.kernels.layout import dcf_key_bytes, dpf_key_bytes, relu_fields
 
 KINDS = ("share", "mask", "masked", "public", "clear", "key")
 COMMON = ("masked", "public")
@@ -390,7 +390,7 @@ def sign_fields(in_width: int, attrs: Attrs) -> tuple[int, ...]:
     width = int_attr(attrs, "width", 1, MAX_WIDTH)
     if not attrs["select"]:
         return (width,)
-    return (width, width) if width <= in_width else (width, width, width - in_width)
+    return relu_fields(in_width, width)
 
 
 def sign_key_type(shape: Shape, attrs: Attrs) -> RingType:

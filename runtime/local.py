@@ -20,7 +20,8 @@ from srcompile.runtime.client import (
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
-from srcompile.runtime.party import Counters, Inference, Party, Prepared
+from srcompile.runtime.openings import Counters
+from srcompile.runtime.party import Inference, Party, Prepared
 from srcompile.runtime.program import Program
 from srcompile.runtime.randomness import Randomness, Seeded
 

@@ -102,7 +102,7 @@ class PartyNode:
             channels = accept(listener, roles, config.token, digest)
         self.peer = peer or channels["party1"]
         self.dealer, self.client = channels["dealer"], channels["client"]
-        source = Seeded(self.dealer.receive(16), kernels)
+        source = Seeded(bytes(self.dealer.receive(16)), kernels)
         self.party = Party(program, index, kernels, source, self.peer, self.client)
         self.stock: dict[int, Prepared] = {}
         self.routed = sorted(

@@ -10,28 +10,30 @@ import numpy as np
 
 from srcompile.runtime import gates
 from srcompile.runtime.channels import Channel
-from srcompile.runtime.engine import Engine, Env, Handler, Value, is_message, last_uses
+from srcompile.runtime.engine import (
+    Arena,
+    Bind,
+    Engine,
+    Env,
+    Plan,
+    Step,
+    with_drops,
+)
 from srcompile.runtime.errors import ProtocolError
-from srcompile.runtime.isa import RingType, packed_bytes
+from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.openings import (
+    Counters,
+    Round,
+    largest_message,
+    rounds,
+    shifts_of_openings,
+)
 from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK, Randomness
-from srcompile.runtime.ring import Ring
+from srcompile.runtime.ring import Compute, Ring
 
 PEERS = ("party 1", "party 0")
-
-
-@dataclass
-class Counters:
-    """What one party sent: bytes for each instruction, by (segment, index), and rounds."""
-
-    online: dict[tuple[int, int], int] = field(default_factory=dict)
-    rounds: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """Bytes sent online, to the peer and to the client."""
-        return sum(self.online.values())
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,47 @@ class Party:
         self._loaded = False
         self._last_block = -1
         self._last_used: dict[int, int] = {}  # segment -> block
-        needed = frozenset(n for _, i in program.instructions("online") for n in i.inputs)
-        self._prepare_drops = [last_uses(b, needed) for b in program.functions["prepare"]]
-        later = frozenset(
-            n for body in program.functions["online"][1:] for i in body for n in i.inputs
-        )
-        self._online_drops = [
-            last_uses(body, later if segment == 0 else frozenset())
-            for segment, body in enumerate(program.functions["online"])
-        ]
-        self._messages = [_messages(body) for body in program.functions["online"]]
+        types = program.types("online")
+        size = largest_message(program.functions["online"], types)
+        self._messages = (np.empty(size, np.uint8), np.empty(size, np.uint8))  # ours, theirs
+        self._prepare_plans = self._plan_prepare()
+        self._online_plans = [self._plan_online(k, types) for k in range(len(program.segments))]
+
+    def _plan_prepare(self) -> list[Plan]:
+        needed = frozenset(n for _, i in self.program.instructions("online") for n in i.inputs)
+        own: Mapping[str, Bind] = {
+            "mask": self._mask,
+            "correlation": self._correlation,
+            "table_key": self._key,
+            "sign_key": self._key,
+            "weight_opened": lambda i, t: lambda run: self._opened[i.inputs[0]],
+        }
+        segments = range(len(self.program.segments))
+        return [self._engine.plan("prepare", k, own, needed) for k in segments]
+
+    def _plan_online(self, segment: int, types: Mapping[str, RingType]) -> Plan:
+        bodies = self.program.functions["online"]
+        later = frozenset(n for body in bodies[1:] for i in body for n in i.inputs)
+        own: Mapping[str, Bind] = {
+            "input": self._input,
+            "weight_share": lambda i, t: lambda run: self.operand(i.inputs[0]),
+        }
+        body, arena = bodies[segment], Arena(bodies[segment])
+        shifts = shifts_of_openings(bodies, segment)
+        done = {i.out for i in shifts.values()}
+        stops = rounds(body)
+        steps: list[Step] = []
+        index = 0
+        while index < len(body):
+            stop = stops.get(index, index + 1)
+            if index in stops:
+                group = body[index:stop]
+                messages = Round(segment, index, group, types, shifts, arena, self._messages)
+                steps.append(self._exchange(messages))
+            elif body[index].out not in done:
+                steps.append(self._engine.step("online", body[index], own, arena))
+            index = stop
+        return with_drops(steps, later if segment == 0 else frozenset())
 
     # -- weights
 
@@ -103,18 +136,18 @@ class Party:
         for name in names:
             type_ = self.program.constants[name].type
             b = self._source.ring(SETUP_BLOCK, numbers[name], type_)
-            own = np.ascontiguousarray(self._shares[name] - b).reshape(-1)
-            data = self.kernels.pack(own, type_.width).tobytes()
-            theirs = self._peer.exchange(data, len(data))
-            self.setup_bytes += len(data)
-            f = self.kernels.unpack_add(np.frombuffer(theirs, np.uint8), own, type_.width)
-            self._opened[name] = f.reshape(type_.shape)
+            own = self._shares[name] - b
+            message = self.kernels.pack(own, type_.width)
+            theirs = np.empty_like(message)
+            self._peer.exchange(message.data, theirs.data)
+            self.setup_bytes += message.size
+            self._opened[name] = self.kernels.unpack_add(theirs, own, type_.width)
         self._engine.pack_weights("weight_share", self._shares)
         self._engine.pack_weights("weight_opened", self._opened)
 
     # -- before the input is there
 
-    def prepare(self, block: int, segment: int, material: bytes) -> Prepared:
+    def prepare(self, block: int, segment: int, material: bytes | bytearray) -> Prepared:
         """Turn a block of material into what the online function needs. Local.
 
         Raises ProtocolError if the material is not as long as the program says, or if the block is
@@ -123,24 +156,18 @@ class Party:
         if block <= self._last_block:
             raise ProtocolError(f"the dealer sent block {block} after block {self._last_block}")
         self._last_block = block
-        reader = _Material(self, block, material)
-        env: Env = {}
-        arena = self._engine.arena("prepare", segment)
-        body = self.program.functions["prepare"][segment]
+        reader = _Material(dict(self._engine.public), block, memoryview(material))
         with np.errstate(over="ignore"):
-            for instruction, drops in zip(body, self._prepare_drops[segment], strict=True):
-                self._engine.step("prepare", instruction, env, reader.handlers, arena)
-                for name in drops:
-                    env.pop(name, None)
+            self._engine.run(self._prepare_plans[segment], reader)
         reader.finish()
-        return Prepared(block, segment, env)
+        return Prepared(block, segment, reader.env)
 
     def send_input_masks(self, prepared: Prepared) -> None:
         """Give the client this party's share of the masks of its inputs."""
         for instruction in self._inputs():
-            mask = prepared.env[instruction.inputs[0]].reshape(-1)
+            mask = prepared.env[instruction.inputs[0]]
             assert instruction.type is not None
-            self._client.send(self.kernels.pack(mask, instruction.type.width).tobytes())
+            self._client.send(self.kernels.pack(mask, instruction.type.width).data)
 
     # -- online
 
@@ -151,18 +178,16 @@ class Party:
         that depends on it is sent, if a block is used already.
         """
         self._use(shared)
-        counters = Counters()
-        env: Env = dict(shared.env)
-        run = _Online(self, env, counters)
+        run = _Online(dict(shared.env), frozenset(s.route for s in self.program.segments))
         with np.errstate(over="ignore"):
-            run.segment(0)
+            self._engine.run(self._online_plans[0], run)
             if run.route is not None:
                 self._use(branches[run.route])
-                env.update(branches[run.route].env)
-                run.segment(self._segment_of(run.route))
+                run.env.update(branches[run.route].env)
+                self._engine.run(self._online_plans[self._segment_of(run.route)], run)
         for tensor in self.program.outputs:
-            self._client.send(run.outputs[tensor.name])
-        return Inference(run.route, counters)
+            self._client.send(run.outputs[tensor.name].data)
+        return Inference(run.route, run.counters)
 
     def _use(self, prepared: Prepared) -> None:
         last = self._last_used.get(prepared.segment, -1)
@@ -180,135 +205,85 @@ class Party:
         """Return this party's share of a weight."""
         return self._shares[name]
 
+    # -- this role's own instructions, bound to functions of the run
 
+    def _mask(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        slot, type_ = _slot(i), _type(i)
+        return lambda run: self._source.ring(run.block, slot, type_)
+
+    def _correlation(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        if self.index == 0:
+            return self._mask(i, types)
+        type_ = _type(i)
+        shape, size, width, length = type_.shape, type_.size, type_.width, type_.packed_bytes
+        return lambda run: self.kernels.unpack(run.take(length), size, width).reshape(shape)
+
+    def _key(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        slot, count, size = _slot(i), _type(i).size, _type(i).width
+
+        def key(run: _Material) -> gates.Key:
+            words = run.take(count * size).reshape(count, size)
+            return gates.Key(self._source.roots(run.block, slot, count), words)
+
+        return key
+
+    def _input(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        shape, size, width, length = (
+            types[0].shape, types[0].size, types[0].width, types[0].packed_bytes
+        )  # fmt: skip
+
+        def read(run: _Online, mask: Ring) -> Ring:
+            data = np.frombuffer(self._client.receive(length), np.uint8)
+            return self.kernels.unpack(data, size, width).reshape(shape)
+
+        return read
+
+    def _exchange(self, messages: Round) -> Step:
+        peer_name = PEERS[self.index]
+
+        def action(run: _Online) -> None:
+            messages.run(run, self.kernels, self._peer, peer_name)
+
+        return Step(action, messages.reads, messages.makes)
+
+
+@dataclass
 class _Material:
-    """Reads one block: `prepare`'s instructions that take correlated randomness."""
+    """A run of `prepare` on one block, and the reader of the dealer's bytes for it."""
 
-    def __init__(self, party: Party, block: int, data: bytes) -> None:
-        self.party, self.block = party, block
-        self.data, self.position = memoryview(data), 0
-        self.handlers: Mapping[str, Handler] = {
-            "mask": self.mask,
-            "correlation": self.correlation,
-            "table_key": self.key,
-            "sign_key": self.key,
-            "weight_opened": lambda i, a, t: party._opened[i.inputs[0]],
-        }
+    env: Env
+    block: int
+    data: memoryview
+    position: int = 0
 
     def take(self, size: int) -> gates.Bytes:
+        """Return the next bytes. Raises ProtocolError if there are fewer."""
         if size > len(self.data) - self.position:
             raise ProtocolError("the dealer's material is shorter than the program says")
         self.position += size
         return np.frombuffer(self.data[self.position - size : self.position], np.uint8)
 
     def finish(self) -> None:
+        """Raise ProtocolError if bytes are left."""
         if self.position != len(self.data):
             raise ProtocolError("the dealer's material is longer than the program says")
 
-    def mask(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        assert i.type is not None
-        return self.party._source.ring(self.block, _slot(i), i.type)
 
-    def correlation(
-        self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]
-    ) -> Value:
-        type_ = i.type
-        assert type_ is not None
-        if self.party.index == 0:
-            return self.party._source.ring(self.block, _slot(i), type_)
-        data = self.take(type_.packed_bytes)
-        return self.party.kernels.unpack(data, type_.size, type_.width).reshape(type_.shape)
-
-    def key(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        type_ = i.type
-        assert type_ is not None
-        words = self.take(type_.size * type_.width).reshape(type_.size, type_.width)
-        return gates.Key(self.party._source.roots(self.block, _slot(i), type_.size), words)
-
-
+@dataclass
 class _Online:
-    """Runs online segments: local instructions one by one, messages a round at a time."""
+    """A run of `online`: the first segment, and the branch it leads to."""
 
-    def __init__(self, party: Party, env: Env, counters: Counters) -> None:
-        self.party, self.env, self.counters = party, env, counters
-        self.route: int | None = None
-        self.outputs: dict[str, bytes] = {}
-        self.handlers: Mapping[str, Handler] = {
-            "input": self.input,
-            "weight_share": lambda i, a, t: party.operand(i.inputs[0]),
-        }
+    env: Env
+    routes: frozenset[int | None]
+    counters: Counters = field(default_factory=Counters)
+    route: int | None = None
+    outputs: dict[str, gates.Bytes] = field(default_factory=dict)
 
-    def segment(self, number: int) -> None:
-        party = self.party
-        body = party.program.functions["online"][number]
-        drops, messages = party._online_drops[number], party._messages[number]
-        arena = party._engine.arena("online", number)
-        index = 0
-        while index < len(body):
-            stop = messages.get(index, index + 1)
-            if index in messages:
-                self.message(number, index, body[index:stop])
-            else:
-                party._engine.step("online", body[index], self.env, self.handlers, arena)
-            for dropped in drops[index:stop]:
-                for name in dropped:
-                    self.env.pop(name, None)
-            index = stop
-
-    def input(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-        type_ = types[0]
-        data = self.party._client.receive(type_.packed_bytes)
-        hat = self.party.kernels.unpack(np.frombuffer(data, np.uint8), type_.size, type_.width)
-        return hat.reshape(type_.shape)
-
-    def message(self, segment: int, first: int, group: Sequence[Instruction]) -> None:
-        """Send and receive everything of one round."""
-        kernels, party = self.party.kernels, self.party
-        to_peer: list[tuple[Instruction, Ring]] = []
-        for offset, i in enumerate(group):
-            args = [self.env[name] for name in i.inputs]
-            type_ = party._engine.types("online", i.inputs)[0]
-            flat = np.ascontiguousarray(args[0]).reshape(-1)
-            if i.op == "open":
-                flat = flat + args[1].reshape(-1)
-            self.counters.online[segment, first + offset] = type_.packed_bytes
-            if i.op == "output":
-                self.outputs[str(i.attrs["name"])] = kernels.pack(flat, type_.width).tobytes()
-            else:
-                to_peer.append((i, flat))
-        self.counters.rounds += 1
-        if to_peer:
-            self.exchange(to_peer)
-
-    def exchange(self, mine: Sequence[tuple[Instruction, Ring]]) -> None:
-        kernels, party = self.party.kernels, self.party
-        widths = [party._engine.types("online", i.inputs)[0].width for i, _ in mine]
-        data = b"".join(
-            kernels.pack(x, w).tobytes() for (_, x), w in zip(mine, widths, strict=True)
-        )
-        try:
-            theirs = memoryview(party._peer.exchange(data, len(data)))
-        except ProtocolError as error:
-            i = mine[0][0]
-            place = f"round {i.attrs['round']}, {i.op} {i.inputs[0]}"
-            raise ProtocolError(f"{PEERS[party.index]} in {place}: {error}") from None
-        position = 0
-        for (i, x), w in zip(mine, widths, strict=True):
-            size = packed_bytes(x.size, w)
-            part = np.frombuffer(theirs[position : position + size], np.uint8)
-            position += size
-            value = kernels.unpack_add(part, x, w)
-            if i.op == "route":
-                self.route = self.checked_route(value)
-            else:
-                assert i.type is not None
-                self.env[i.out] = value.reshape(i.type.shape)
-
-    def checked_route(self, value: Ring) -> int:
-        route = int(value[0])
-        if all(s.route != route for s in self.party.program.segments):
+    def reveal(self, route: int) -> None:
+        """Take the branch of a revealed route. Raises ProtocolError if there is none."""
+        if route not in self.routes:
             raise ProtocolError(f"the route is {route}, which is none of this program's")
-        return route
+        self.route = route
 
 
 def _slot(i: Instruction) -> int:
@@ -317,19 +292,6 @@ def _slot(i: Instruction) -> int:
     return slot
 
 
-def _messages(body: Sequence[Instruction]) -> dict[int, int]:
-    """Return, for each index at which a round's messages begin, the index behind the last one."""
-    found: dict[int, int] = {}
-    index = 0
-    while index < len(body):
-        stop = index
-        while (
-            stop < len(body)
-            and is_message(body[stop])
-            and body[stop].attrs["round"] == body[index].attrs.get("round")
-        ):
-            stop += 1
-        if stop > index:
-            found[index] = stop
-        index = max(stop, index + 1)
-    return found
+def _type(i: Instruction) -> RingType:
+    assert i.type is not None
+    return i.type

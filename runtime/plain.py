@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from srcompile.runtime.client import Array, encode, one_inference
-from srcompile.runtime.engine import Engine, Env, Handler, Value
+from srcompile.runtime.engine import Bind, Engine, Env
 from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.gates import signed
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.program import Instruction, Program
+from srcompile.runtime.ring import Compute, Ring
 
 
 class PlainRunner:
@@ -22,41 +24,52 @@ class PlainRunner:
         self._program, self._engine = program, Engine(program, kernels)
         if any(program.constants[name].data is None for name in program.weights()):
             raise ProgramError("the program does not carry its weights")
+        self._inputs = {t.name: t for t in program.inputs}
+        self._outputs = {t.name: t for t in program.outputs}
+        own: Mapping[str, Bind] = {
+            "plain_input": self._read,
+            "plain_output": self._write,
+            "plain_route": self._route,
+            "plain_weight": lambda i, t: lambda run: program.constants[i.inputs[0]].data,
+        }
+        bodies = program.functions["online"]
+        later = frozenset(n for body in bodies[1:] for i in body for n in i.inputs)
+        self._plans = [
+            self._engine.plan("online", number, own, frozenset() if number else later)
+            for number in range(len(bodies))
+        ]
 
     def infer(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int | None]:
         """Return the outputs by name, and the route taken. Raises InputError for unfit inputs."""
-        run = _Run(self._program, one_inference(self._program, inputs))
-        for number, segment in enumerate(self._program.segments):
+        run = _Run(dict(self._engine.public), one_inference(self._program, inputs))
+        for plan, segment in zip(self._plans, self._program.segments, strict=True):
             if segment.route is None or segment.route == run.route:
-                arena = self._engine.arena("online", number)
                 with np.errstate(over="ignore"):
-                    for instruction in self._program.functions["online"][number]:
-                        self._engine.step("online", instruction, run.env, run.handlers, arena)
+                    self._engine.run(plan, run)
         return run.outputs, run.route
 
+    def _read(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        tensor = self._inputs[str(i.attrs["name"])]
+        return lambda run: encode(tensor, run.inputs[tensor.name]).reshape(tensor.shape)
 
+    def _write(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        tensor, width = self._outputs[str(i.attrs["name"])], types[0].width
+
+        def write(run: _Run, x: Ring) -> None:
+            run.outputs[tensor.name] = signed(x, width) / 2.0**tensor.frac
+
+        return write
+
+    def _route(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        def route(run: _Run, x: Ring) -> None:
+            run.route = int(signed(x, types[0].width).reshape(()))
+
+        return route
+
+
+@dataclass
 class _Run:
-    def __init__(self, program: Program, inputs: Mapping[str, Array]) -> None:
-        self.env: Env = {}
-        self.outputs: dict[str, Array] = {}
-        self.route: int | None = None
-        tensors = {t.name: t for t in program.inputs}
-        results = {t.name: t for t in program.outputs}
-
-        def read(i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
-            tensor = tensors[str(i.attrs["name"])]
-            return encode(tensor, inputs[tensor.name]).reshape(tensor.shape)
-
-        def write(i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
-            tensor = results[str(i.attrs["name"])]
-            self.outputs[tensor.name] = signed(args[0], types[0].width) / 2.0**tensor.frac
-
-        def route(i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
-            self.route = int(signed(args[0], types[0].width).reshape(()))
-
-        self.handlers: Mapping[str, Handler] = {
-            "plain_input": read,
-            "plain_output": write,
-            "plain_route": route,
-            "plain_weight": lambda i, a, t: program.constants[i.inputs[0]].data,
-        }
+    env: Env
+    inputs: Mapping[str, Array]
+    outputs: dict[str, Array] = field(default_factory=dict)
+    route: int | None = None

@@ -1,4 +1,4 @@
-"""Local linear instructions on arrays of ring elements.
+"""Local linear instructions on arrays of ring elements: functions, from attributes and types.
 
 Arrays hold Z_(2^w) in uint32 (w <= 32) or uint64. Bits above w may be garbage; what looks at bits
 (`shift`, packing, gates) reduces first, with `canonical`.
@@ -6,7 +6,9 @@ Arrays hold Z_(2^w) in uint32 (w <= 32) or uint64. Bits above w may be garbage; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -47,54 +49,69 @@ def _slices(attrs: Attrs) -> tuple[slice, ...]:
     return tuple(slice(*t) for t in triples)
 
 
-def _pad(x: Ring, attrs: Attrs, out: Ring) -> Ring:
-    out[...] = 0
-    inside = tuple(
-        slice(before, before + size)
-        for before, size in zip(attrs["before"], x.shape, strict=True)  # type: ignore[arg-type]
-    )
-    out[inside] = x
-    return out
+def _scale(attrs: Attrs, old: RingType) -> Compute:
+    return partial(np.multiply, number(attrs["by"], ring_dtype(old.width)))
 
 
-def _axis(attrs: Attrs) -> int:
-    axis = attrs["axis"]
-    assert isinstance(axis, int)
-    return axis
+def _sum(attrs: Attrs, old: RingType) -> Compute:
+    axes: Any = attrs["axes"]
+    keep, dtype = bool(attrs["keepdims"]), ring_dtype(old.width)
+    return lambda x, out: np.add.reduce(x, axis=axes, dtype=dtype, out=out, keepdims=keep)
 
 
-def _sum(x: Ring, attrs: Attrs, out: Ring) -> Ring:
-    axes, keep = attrs["axes"], bool(attrs["keepdims"])
-    assert isinstance(axes, tuple)
-    return np.asarray(np.sum(x, axis=axes, keepdims=keep, dtype=x.dtype, out=out))
+def _concat(attrs: Attrs, old: RingType) -> Compute:
+    axis: Any = attrs["axis"]
+    return lambda *arrays: np.concatenate(arrays[:-1], axis, arrays[-1])
 
 
-Local = Callable[[Sequence[Ring], Attrs, Ring], Ring]
+def _pad(attrs: Attrs, old: RingType) -> Compute:
+    before: Any = attrs["before"]
+    inside = tuple(slice(b, b + size) for b, size in zip(before, old.shape, strict=True))
 
-COMPUTED: Mapping[str, Local] = {
-    "add": lambda a, attrs, out: np.add(a[0], a[1], out=out),
-    "sub": lambda a, attrs, out: np.subtract(a[0], a[1], out=out),
-    "neg": lambda a, attrs, out: np.negative(a[0], out=out),
-    "mul": lambda a, attrs, out: np.multiply(a[0], a[1], out=out),
-    "scale": lambda a, attrs, out: np.multiply(a[0], number(attrs["by"], a[0].dtype), out=out),
-    "sum": lambda a, attrs, out: _sum(a[0], attrs, out),
-    "concat": lambda a, attrs, out: np.concatenate(a, axis=_axis(attrs), out=out),
-    "pad": lambda a, attrs, out: _pad(a[0], attrs, out),
+    def pad(x: Ring, out: Ring) -> Ring:
+        out[...] = 0
+        out[inside] = x
+        return out
+
+    return pad
+
+
+Compute = Callable[..., Any]  # of the operands' values
+
+COMPUTED: Mapping[str, Callable[[Attrs, RingType], Compute]] = {
+    "add": lambda attrs, old: np.add,
+    "sub": lambda attrs, old: np.subtract,
+    "neg": lambda attrs, old: np.negative,
+    "mul": lambda attrs, old: np.multiply,
+    "scale": _scale,
+    "sum": _sum,
+    "concat": _concat,
+    "pad": _pad,
 }
-"""Instructions that write their result into an array they are given."""
+"""Instructions that write their result into an array, their last argument, and return it."""
 
-VIEWS: Mapping[str, Callable[[Ring, Attrs, RingType], Ring]] = {
-    "reshape": lambda x, attrs, new: x.reshape(new.shape),
-    "broadcast": lambda x, attrs, new: np.broadcast_to(x, new.shape),
-    "transpose": lambda x, attrs, new: x.transpose(attrs["perm"]),  # type: ignore[arg-type]
-    "slice": lambda x, attrs, new: x[_slices(attrs)],
-    "reduce": lambda x, attrs, new: as_width(x, new.width),
+
+def _broadcast(attrs: Attrs, old: RingType, new: RingType) -> Compute:
+    return lambda x: np.broadcast_to(x, new.shape)
+
+
+def _transpose(attrs: Attrs, old: RingType, new: RingType) -> Compute:
+    perm: Any = attrs["perm"]
+    return lambda x: x.transpose(perm)
+
+
+VIEWS: Mapping[str, Callable[[Attrs, RingType, RingType], Compute]] = {
+    "reshape": lambda attrs, old, new: lambda x: x.reshape(new.shape),
+    "broadcast": _broadcast,
+    "transpose": _transpose,
+    "slice": lambda attrs, old, new: itemgetter(_slices(attrs)),
+    "reduce": lambda attrs, old, new: lambda x: as_width(x, new.width),
 }
 """Instructions whose result may share memory with their operand."""
 
 
-def shift(x: Ring, attrs: Attrs, old: RingType, new: RingType) -> Ring:
-    """Return x >> by as an element of the ring that is `by` bits smaller."""
-    by = attrs["by"]
-    assert isinstance(by, int)
-    return as_width(canonical(x, old.width) >> x.dtype.type(by), new.width)
+def shift(attrs: Attrs, old: RingType, new: RingType) -> Compute:
+    """Return x -> x >> by, an element of the ring that is `by` bits smaller."""
+    by: Any = attrs["by"]
+    dtype, count = ring_dtype(new.width), ring_dtype(old.width).type(by)
+    return lambda x: (canonical(x, old.width) >> count).astype(dtype, copy=False)

@@ -15,19 +15,25 @@ class Traffic:
     messages: int = 0
 
 
+Sendable = bytes | bytearray | memoryview
+
+
 class Channel(Protocol):
     """A reliable, ordered stream of messages whose sizes the receiver knows beforehand."""
 
     traffic: Traffic
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Sendable) -> None:
         """Send one message."""
 
-    def receive(self, size: int) -> bytes:
+    def receive(self, size: int) -> bytes | bytearray:
         """Return the next message. Raises ProtocolError unless it has exactly `size` bytes."""
 
-    def exchange(self, data: bytes, size: int) -> bytes:
-        """Send `data` and receive `size` bytes at the same time."""
+    def exchange(self, data: memoryview, into: memoryview) -> None:
+        """Send `data` and receive a message into `into` at the same time.
+
+        Raises ProtocolError unless the message is exactly as long as `into`.
+        """
 
     def close(self) -> None:
         """End the channel; the other end finds out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 
-from srcompile.runtime.channels import Traffic
+from srcompile.runtime.channels import Sendable, Traffic
 from srcompile.runtime.errors import ProtocolError
 
 TIMEOUT_S = 300.0
@@ -17,7 +17,7 @@ class LocalChannel:
         self.traffic = Traffic()
         self._peer, self._out, self._into = peer, out, into
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Sendable) -> None:
         """Send one message."""
         self.traffic.sent += len(data)
         self.traffic.messages += 1
@@ -36,10 +36,10 @@ class LocalChannel:
         self.traffic.received += size
         return data
 
-    def exchange(self, data: bytes, size: int) -> bytes:
-        """Send `data` and receive `size` bytes."""
+    def exchange(self, data: memoryview, into: memoryview) -> None:
+        """Send `data` and receive a message into `into`."""
         self.send(data)
-        return self.receive(size)
+        into[:] = self.receive(len(into))
 
     def close(self) -> None:
         """End the channel: a waiting peer gets an empty message, which is an error there."""

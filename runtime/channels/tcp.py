@@ -14,17 +14,16 @@ import secrets
 import select
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from srcompile.runtime.channels import Traffic
+from srcompile.runtime.channels import Sendable, Traffic
 from srcompile.runtime.errors import ProtocolError
 
 LOOPBACK = "127.0.0.1"
 HEADER = struct.Struct(">II")
 MAX_MESSAGE = (1 << 32) - 1
 MAX_JSON = 1 << 24
-CHUNK = 1 << 20
 
 
 class TcpChannel:
@@ -36,18 +35,21 @@ class TcpChannel:
         self._sent = self._received = 0
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setblocking(False)
+        self._poll = select.poll()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Sendable) -> None:
         """Send one message."""
         self._transfer(self._framed(data), None)
 
-    def receive(self, size: int) -> bytes:
+    def receive(self, size: int) -> bytearray:
         """Return the next message. Raises ProtocolError unless it has exactly `size` bytes."""
-        return self._transfer(b"", size)
+        data = bytearray(size)
+        self._transfer([], memoryview(data))
+        return data
 
-    def exchange(self, data: bytes, size: int) -> bytes:
-        """Send `data` and receive `size` bytes at the same time."""
-        return self._transfer(self._framed(data), size)
+    def exchange(self, data: memoryview, into: memoryview) -> None:
+        """Send `data` and receive a message into `into` at the same time."""
+        self._transfer(self._framed(data), into)
 
     def send_json(self, fields: Mapping[str, Any]) -> None:
         """Send a control message."""
@@ -55,7 +57,14 @@ class TcpChannel:
 
     def receive_json(self) -> dict[str, Any]:
         """Return the next control message. Raises ProtocolError if it is none."""
-        data = self._transfer(b"", -1)
+        head = bytearray(HEADER.size)
+        self._move([], [memoryview(head)])
+        length = self._length(head)
+        if length > MAX_JSON:
+            raise ProtocolError(f"{self.peer} sent a control message of {length} bytes")
+        data = bytearray(length)
+        self._move([], [memoryview(data)])
+        self.traffic.received += length
         try:
             fields = json.loads(data)
         except ValueError:
@@ -70,59 +79,107 @@ class TcpChannel:
 
     # -- the wire
 
-    def _framed(self, data: bytes) -> bytes:
+    def _framed(self, data: Sendable) -> list[memoryview]:
         if len(data) > MAX_MESSAGE:
             raise ProtocolError(f"a message of {len(data)} bytes is too long")
         header = HEADER.pack(self._sent & 0xFFFFFFFF, len(data))
         self._sent += 1
         self.traffic.sent += len(data)
         self.traffic.messages += 1
-        return header + data
+        return [memoryview(header), memoryview(data)]
 
-    def _transfer(self, out: bytes, size: int | None) -> bytes:
-        """Write `out` and, if `size` is given, read one message of `size` bytes (-1: any)."""
-        left = memoryview(out)
-        head = bytearray()
-        body = bytearray()
-        want = HEADER.size if size is not None else 0
-        while left or want:
-            readable, writable, _ = select.select(
-                [self._socket] if want else [], [self._socket] if left else [], [], self._timeout_s
-            )
-            if not readable and not writable:
-                raise ProtocolError(f"{self.peer} did not answer for {self._timeout_s:.0f} s")
-            try:
-                if writable:
-                    left = left[self._socket.send(left[:CHUNK]) :]
-                if readable:
-                    got = self._socket.recv(min(want, CHUNK))
-                    if not got:
-                        raise ProtocolError(f"{self.peer} closed the connection")
-                    if len(head) < HEADER.size:
-                        head += got
-                        want -= len(got)
-                        if not want:
-                            want = self._length(bytes(head), size)
-                    else:
-                        body += got
-                        want -= len(got)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise ProtocolError(f"the connection to {self.peer} broke: {error}") from None
-        self.traffic.received += len(body)
-        return bytes(body)
+    def _transfer(self, out: list[memoryview], into: memoryview | None) -> None:
+        """Write the buffers `out` and, if it is given, fill `into` with one message."""
+        if into is None:
+            return self._move(out, [])
+        head = bytearray(HEADER.size)
 
-    def _length(self, head: bytes, size: int | None) -> int:
+        def check() -> None:
+            length = self._length(head)
+            if length != len(into):
+                raise ProtocolError(
+                    f"{self.peer} sent {length} bytes where {len(into)} were expected"
+                )
+
+        self._move(out, [memoryview(head), into], check)
+        self.traffic.received += len(into)
+
+    def _move(
+        self,
+        unsent: list[memoryview],
+        unread: list[memoryview],
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """Write all of `unsent` and fill all of `unread` at once, so that neither end waits.
+
+        `check` is called as soon as the first buffer of `unread` is full.
+        """
+        unread = _behind(unread, 0)
+        buffers = len(unread)
+        if unsent:  # a message mostly fits into the socket's buffer
+            unsent = self._write(unsent)
+        while unsent or unread:
+            readable, writable = self._wait(bool(unread), bool(unsent))
+            if writable:
+                unsent = self._write(unsent)
+            if readable:
+                unread = self._read(unread)
+                if check is not None and len(unread) < buffers:
+                    check()
+                    check = None
+
+    def _wait(self, to_read: bool, to_write: bool) -> tuple[bool, bool]:
+        """Return whether the connection can be read and written, as soon as it can either."""
+        wanted = (select.POLLIN if to_read else 0) | (select.POLLOUT if to_write else 0)
+        self._poll.register(self._socket, wanted)
+        events = self._poll.poll(1000 * self._timeout_s)
+        if not events:
+            raise ProtocolError(f"{self.peer} did not answer for {self._timeout_s:.0f} s")
+        broken = events[0][1] & ~wanted  # reading or writing says how
+        return (
+            to_read and bool(events[0][1] & select.POLLIN or broken),
+            to_write and bool(events[0][1] & select.POLLOUT or broken),
+        )
+
+    def _write(self, buffers: list[memoryview]) -> list[memoryview]:
+        """Send what the socket takes now; return the rest."""
+        try:
+            return _behind(buffers, self._socket.sendmsg(buffers))
+        except BlockingIOError:
+            return buffers
+        except OSError as error:
+            raise self._broke(error) from None
+
+    def _read(self, buffers: list[memoryview]) -> list[memoryview]:
+        """Read what is there; return what is still to be filled."""
+        try:
+            got = self._socket.recvmsg_into(buffers)[0]
+        except BlockingIOError:
+            return buffers
+        except OSError as error:
+            raise self._broke(error) from None
+        if not got:
+            raise ProtocolError(f"{self.peer} closed the connection")
+        return _behind(buffers, got)
+
+    def _broke(self, error: OSError) -> ProtocolError:
+        return ProtocolError(f"the connection to {self.peer} broke: {error}")
+
+    def _length(self, head: bytearray) -> int:
         number, length = HEADER.unpack(head)
         if number != self._received & 0xFFFFFFFF:
             raise ProtocolError(f"{self.peer} sent message {number}, not {self._received}")
         self._received += 1
-        if size == -1 and length > MAX_JSON:
-            raise ProtocolError(f"{self.peer} sent a control message of {length} bytes")
-        if size not in (-1, length):
-            raise ProtocolError(f"{self.peer} sent {length} bytes where {size} were expected")
         return int(length)
+
+
+def _behind(buffers: list[memoryview], count: int) -> list[memoryview]:
+    """Return the parts of the buffers behind the first `count` bytes."""
+    for number, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [buffer[count:], *buffers[number + 1 :]]
+        count -= len(buffer)
+    return []
 
 
 # -- connecting -----------------------------------------------------------------------------------

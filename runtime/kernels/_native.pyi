@@ -34,8 +34,8 @@ class Path:
         self, a: Ring, layout: Layout, b: Ring, c: Ring, add: bool, threads: int
     ) -> None: ...
     def conv2d(self, x: Ring, w: Ring, y: Ring, geometry: Sequence[int], groups: int) -> None: ...
-    def pack(self, x: Ring, add: Ring | None, w: int, out: Bytes) -> None: ...
-    def unpack(self, buf: Bytes, add: Ring | None, w: int, out: Ring) -> None: ...
+    def pack(self, x: Ring, add: Ring | None, w: int, out: Bytes, total: Ring | None) -> None: ...
+    def unpack(self, buf: Bytes, add: Ring | None, w: int, by: int, out: Ring) -> None: ...
     def dpf_keys(
         self,
         shape: DpfShape,
@@ -78,4 +78,19 @@ class Path:
         seeds: Bytes,
         keys: Bytes,
         y: Words,
+    ) -> None: ...
+    def relu(
+        self,
+        party: int,
+        in_width: int,
+        width: int,
+        widths: Sequence[int],
+        key_bytes: int,
+        x: Ring,
+        seeds: Bytes,
+        keys: Bytes,
+        m: Ring,
+        mr: Ring,
+        r: Ring,
+        y: Ring,
     ) -> None: ...

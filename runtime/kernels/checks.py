@@ -141,12 +141,22 @@ def check_conv2d(
     return height, width
 
 
-def check_pack(w: int, *arrays: Ring) -> int:
-    """Check ring vectors of one length; return the length."""
-    n = _vector_length("An array to pack", arrays[0])
-    for array in arrays:
-        check_array("An array to pack", array, ring_dtype(w), (n,))
-    return n
+def check_ring(w: int, x: Ring) -> None:
+    """Check the dtype of elements of Z_w, of any shape."""
+    dtype = ring_dtype(w)
+    if not isinstance(x, np.ndarray) or x.dtype != dtype:
+        found = getattr(x, "dtype", type(x).__name__)
+        raise ValueError(f"An array of Z_{w} must be an array of {dtype}, but is {found}.")
+
+
+def check_add_pack(x: Ring, m: Ring, w: int, total: Ring, buf: NDArray[np.uint8]) -> None:
+    """Check the arguments of `Kernels.add_pack`."""
+    check_ring(w, x)
+    check_array("The summand", m, x.dtype, x.shape)
+    check_array("The sum", total, x.dtype, x.shape)
+    check_array("A packed buffer", buf, _BYTE, (packed_bytes(x.size, w),))
+    _check_writable("The sum", total)
+    _check_writable("A packed buffer", buf)
 
 
 def check_unpack(buf: NDArray[np.uint8], n: int, w: int) -> None:
@@ -154,7 +164,26 @@ def check_unpack(buf: NDArray[np.uint8], n: int, w: int) -> None:
     ring_dtype(w)
     if n < 0:
         raise ValueError(f"A number of elements cannot be negative, but n = {n}.")
-    check_array("A packed buffer", buf, np.dtype(np.uint8), (packed_bytes(n, w),))
+    check_array("A packed buffer", buf, _BYTE, (packed_bytes(n, w),))
+
+
+def check_unpack_add(buf: NDArray[np.uint8], y: Ring, w: int, by: int, out: Ring | None) -> None:
+    """Check the arguments of `Kernels.unpack_add`."""
+    check_ring(w, y)
+    check_array("A packed buffer", buf, _BYTE, (packed_bytes(y.size, w),))
+    if not 0 <= by < w:
+        raise ValueError(f"A shift of {w} bits goes by 0 to {w - 1}, not by {by}.")
+    if out is not None:
+        check_array("The result", out, ring_dtype(w - by), y.shape)
+        _check_writable("The result", out)
+
+
+def _check_writable(name: str, array: NDArray[np.generic]) -> None:
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise ValueError(f"{name} must be contiguous and writable.")
+
+
+_BYTE = np.dtype(np.uint8)
 
 
 def check_dpf_keys(
@@ -240,6 +269,25 @@ def check_dcf_eval(
     check_array("seeds", seeds, np.dtype(np.uint8), (count, 16))
     check_array("keys", keys, np.dtype(np.uint8), (count, layout.key_bytes))
     _check_below("x", x, n)
+
+
+def check_relu(
+    party: int,
+    x: Ring,
+    in_width: int,
+    width: int,
+    layout: DcfLayout,
+    seeds: NDArray[np.uint8],
+    keys: NDArray[np.uint8],
+    shares: tuple[Ring, Ring, Ring],
+) -> None:
+    """Check the arguments of `Kernels.relu`."""
+    _check_party(party)
+    check_ring(in_width, x)
+    for share in shares:
+        check_array("A share of a ReLU gate", share, ring_dtype(width), x.shape)
+    check_array("seeds", seeds, _BYTE, (x.size, 16))
+    check_array("keys", keys, _BYTE, (x.size, layout.key_bytes))
 
 
 _RINGS = (np.dtype(np.uint32), np.dtype(np.uint64))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from srcompile.runtime.kernels import checks, dcf, dpf
 from srcompile.runtime.kernels.aes import counter_stream
 from srcompile.runtime.kernels.interface import Bytes, PackedMatrix, Ring, Words, ring_dtype
-from srcompile.runtime.kernels.layout import dcf_layout
+from srcompile.runtime.kernels.layout import dcf_layout, relu_fields
 
 _CHUNK = 1 << 16  # elements whose bits are spread out at a time; a multiple of 8
 
@@ -78,14 +78,16 @@ class NumpyKernels:
 
     def pack(self, x: Ring, w: int) -> Bytes:
         """Return a bit string; see `Kernels.pack`."""
-        checks.check_pack(w, x)
-        parts = [_pack_chunk(x[at : at + _CHUNK], w) for at in range(0, len(x), _CHUNK)]
+        checks.check_ring(w, x)
+        flat = x.reshape(-1)
+        parts = [_pack_chunk(flat[at : at + _CHUNK], w) for at in range(0, flat.size, _CHUNK)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
 
-    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
-        """Return the bit string of a sum; see `Kernels.add_pack`."""
-        checks.check_pack(w, x, m)
-        return self.pack(x + m, w)
+    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
+        """Write a sum and its bit string; see `Kernels.add_pack`."""
+        checks.check_add_pack(x, m, w, total, buf)
+        np.add(x, m, out=total)
+        buf[...] = self.pack(total, w)
 
     def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
         """Return the elements of a bit string; see `Kernels.unpack`."""
@@ -96,10 +98,15 @@ class NumpyKernels:
             part[:] = _unpack_chunk(buf[at * w // 8 :], len(part), w)
         return out
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
         """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
-        checks.check_unpack(buf, checks.check_pack(w, y), w)
-        return _reduce(self.unpack(buf, len(y), w) + y, w)
+        checks.check_unpack_add(buf, y, w, by, out)
+        total = _reduce(self.unpack(buf, y.size, w).reshape(y.shape) + y, w)
+        result = (total >> total.dtype.type(by)).astype(ring_dtype(w - by), copy=False)
+        if out is None:
+            return np.asarray(result)
+        out[...] = result
+        return out
 
     def dpf_keys(
         self, alpha: Words, n: int, beta: Ring, w: int, seeds0: Bytes, seeds1: Bytes
@@ -146,6 +153,33 @@ class NumpyKernels:
         checks.check_dcf_eval(party, x, n, layout, seeds, keys)
         total = dcf.dcf_eval(layout, party, x, seeds, keys)
         return total & np.array([(1 << w) - 1 for w in layout.widths], dtype=np.uint64)
+
+    def relu(
+        self,
+        party: int,
+        x: Ring,
+        in_width: int,
+        width: int,
+        seeds: Bytes,
+        keys: Bytes,
+        shares: tuple[Ring, Ring, Ring],
+    ) -> Ring:
+        """Return a share of max(x, 0); see `Kernels.relu`."""
+        layout = dcf_layout(in_width - 1, relu_fields(in_width, width))
+        checks.check_relu(party, x, in_width, width, layout, seeds, keys, shares)
+        m, mr, r = (share.reshape(-1) for share in shares)
+        hat = _reduce(x.reshape(-1).astype(np.uint64), in_width)
+        h = hat >> np.uint64(in_width - 1) != 0
+        fields = self.dcf_eval(
+            party, _reduce(hat, in_width - 1), in_width - 1, layout.widths, seeds, keys
+        )
+        t, u = m + fields[:, 0].astype(m.dtype), mr + fields[:, 1].astype(m.dtype)
+        b, br = np.where(h, t, m.dtype.type(1 - party) - t), np.where(h, u, r - u)
+        y = b * hat.astype(m.dtype) - br
+        if len(layout.widths) == 3:
+            wrap = fields[:, 2].astype(m.dtype) << m.dtype.type(in_width)
+            y += np.where(h, m.dtype.type(0), wrap)
+        return np.asarray(y).reshape(x.shape)
 
 
 def _reduce(x: Ring, w: int) -> Ring:

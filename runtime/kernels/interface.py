@@ -91,19 +91,26 @@ class Kernels(Protocol):
         ...
 
     def pack(self, x: Ring, w: int) -> Bytes:
-        """Return x (1-D) mod 2^w as a bit string, w bits an element."""
+        """Return x mod 2^w, read in C order, as a bit string, w bits an element."""
         ...
 
-    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
-        """Return pack(x + m, w)."""
+    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
+        """Write x + m, lazy, into `total` and pack(x + m, w) into `buf`, in one pass.
+
+        x, m and `total` have one shape; `total` is contiguous and `buf` has ceil(n·w/8) bytes.
+        """
         ...
 
     def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
         """Return the n canonical elements of Z_w in a bit string of exactly ceil(n·w/8) bytes."""
         ...
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
-        """Return unpack(buf, len(y), w) + y mod 2^w, canonical."""
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
+        """Return (unpack(buf, n, w) + y mod 2^w) >> by, canonical in Z_(w-by), in the shape of y.
+
+        In one pass, into `out` if it is given: contiguous, of y's shape and of the dtype of
+        Z_(w-by); it may start where y starts, and replaces it then.
+        """
         ...
 
     def dpf_keys(
@@ -157,4 +164,22 @@ class Kernels(Protocol):
         self, party: int, x: Words, n: int, widths: Sequence[int], seeds: Bytes, keys: Bytes
     ) -> Words:
         """Return this party's share (N, K), canonical, of beta where x < alpha, of 0 elsewhere."""
+        ...
+
+    def relu(
+        self,
+        party: int,
+        x: Ring,
+        in_width: int,
+        width: int,
+        seeds: Bytes,
+        keys: Bytes,
+        shares: tuple[Ring, Ring, Ring],
+    ) -> Ring:
+        """Return this party's share, lazy in Z_width, of max(x, 0), from the masked wire and a DCF.
+
+        x is x^ in Z_in_width, |x| < 2^(in_width-1); `shares` are [m], [m·r] and [r] in Z_width, all
+        of x's shape, for m = msb r. The keys compare on in_width - 1 bits and have the fields
+        `relu_fields(in_width, width)`; docs/protocol-2pc.md has the formulas.
+        """
         ...

@@ -98,6 +98,11 @@ def dpf_layout(n: int, k: int, w: int) -> DpfLayout:
     return DpfLayout(n, k, w, lane, points, depth, blocks, key_bytes)
 
 
+def relu_fields(in_width: int, width: int) -> tuple[int, ...]:
+    """Return the payload widths of a ReLU's comparison: T, R and, in a larger ring, U."""
+    return (width, width) if width <= in_width else (width, width, width - in_width)
+
+
 @lru_cache(maxsize=1024)
 def _dcf_layout(n: int, widths: tuple[int, ...]) -> DcfLayout:
     if not 1 <= n <= MAX_DCF_BITS:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from srcompile.runtime.kernels import checks
 from srcompile.runtime.kernels._native import DpfShape, Layout, Path
 from srcompile.runtime.kernels.interface import Bytes, PackedMatrix, Ring, Words, ring_dtype
-from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes
+from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes, relu_fields
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -105,31 +105,29 @@ class NativeKernels:
 
     def pack(self, x: Ring, w: int) -> Bytes:
         """Return a bit string; see `Kernels.pack`."""
-        n = checks.check_pack(w, x)
-        out = np.empty(packed_bytes(n, w), dtype=np.uint8)
-        self._path.pack(_dense(x), None, w, out)
+        checks.check_ring(w, x)
+        out = np.empty(packed_bytes(x.size, w), dtype=np.uint8)
+        self._path.pack(_dense(x), None, w, out, None)
         return out
 
-    def add_pack(self, x: Ring, m: Ring, w: int) -> Bytes:
-        """Return the bit string of a sum; see `Kernels.add_pack`."""
-        n = checks.check_pack(w, x, m)
-        out = np.empty(packed_bytes(n, w), dtype=np.uint8)
-        self._path.pack(_dense(x), _dense(m), w, out)
-        return out
+    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
+        """Write a sum and its bit string; see `Kernels.add_pack`."""
+        checks.check_add_pack(x, m, w, total, buf)
+        self._path.pack(_dense(x), _dense(m), w, buf, total)
 
     def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
         """Return the elements of a bit string; see `Kernels.unpack`."""
         checks.check_unpack(buf, n, w)
         out = np.empty(n, dtype=ring_dtype(w))
-        self._path.unpack(_dense(buf), None, w, out)
+        self._path.unpack(_dense(buf), None, w, 0, out)
         return out
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int) -> Ring:
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
         """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
-        n = checks.check_pack(w, y)
-        checks.check_unpack(buf, n, w)
-        out = np.empty(n, dtype=y.dtype)
-        self._path.unpack(_dense(buf), _dense(y), w, out)
+        checks.check_unpack_add(buf, y, w, by, out)
+        if out is None:
+            out = np.empty(y.shape, dtype=ring_dtype(w - by))
+        self._path.unpack(_dense(buf), _dense(y), w, by, out)
         return out
 
     def dpf_keys(
@@ -206,6 +204,37 @@ class NativeKernels:
         y = np.empty((len(x), len(layout.widths)), dtype=np.uint64)
         self._path.dcf_eval(
             n, layout.widths, layout.key_bytes, party, _dense(x), _dense(seeds), _dense(keys), y
+        )
+        return y
+
+    def relu(
+        self,
+        party: int,
+        x: Ring,
+        in_width: int,
+        width: int,
+        seeds: Bytes,
+        keys: Bytes,
+        shares: tuple[Ring, Ring, Ring],
+    ) -> Ring:
+        """Return a share of max(x, 0); see `Kernels.relu`."""
+        layout = dcf_layout(in_width - 1, relu_fields(in_width, width))
+        checks.check_relu(party, x, in_width, width, layout, seeds, keys, shares)
+        m, mr, r = shares
+        y = np.empty(x.shape, dtype=shares[0].dtype)
+        self._path.relu(
+            party,
+            in_width,
+            width,
+            layout.widths,
+            layout.key_bytes,
+            _dense(x),
+            _dense(seeds),
+            _dense(keys),
+            _dense(m),
+            _dense(mr),
+            _dense(r),
+            y,
         )
         return y
 

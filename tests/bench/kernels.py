@@ -101,9 +101,13 @@ def cases() -> Iterator[Case]:
         x = rng.integers(0, np.iinfo(dtype).max, 1 << 20, dtype)
         buf, nbytes = load().pack(x, w), x.nbytes
         yield Case("pack", f"2^20 x {w}", nbytes, methodcaller("pack", x, w))
-        yield Case("add_pack", f"2^20 x {w}", nbytes, methodcaller("add_pack", x, x, w))
+        total, message = np.empty_like(x), np.empty_like(buf)
+        adding = methodcaller("add_pack", x, x, w, total, message)
+        yield Case("add_pack", f"2^20 x {w}", nbytes, adding)
         yield Case("unpack", f"2^20 x {w}", nbytes, methodcaller("unpack", buf, 1 << 20, w))
+        shifting = methodcaller("unpack_add", buf, x, w, w // 2)
         yield Case("unpack_add", f"2^20 x {w}", nbytes, methodcaller("unpack_add", buf, x, w))
+        yield Case("unpack_add >>", f"2^20 x {w}", nbytes, shifting)
     for n, k, w, count in (
         (8, 2, 32, 20000),
         (8, 1, 16, 20000),
@@ -221,14 +225,14 @@ def main() -> int:
     figures = []
     if not options.json:
         print(f"{machine()}; {native.name}\n")
-        print(f"{'kernel':<12} {'shape':<34} {'10^9/s':>9} {'x NumPy':>8}")
+        print(f"{'kernel':<14} {'shape':<34} {'10^9/s':>9} {'x NumPy':>8}")
     for case in cases():
         if not case.name.startswith(options.only):
             continue
         figure = measure(case, native, definition)
         figures.append(figure)
         if not options.json:
-            print(f"{figure.name:<12} {figure.shape:<34} {figure.gops:9.4g} {figure.ratio:8.1f}")
+            print(f"{figure.name:<14} {figure.shape:<34} {figure.gops:9.4g} {figure.ratio:8.1f}")
     if options.json:
         json.dump([asdict(figure) for figure in figures], sys.stdout, indent=1)
         print()

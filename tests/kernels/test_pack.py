@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.kernels import Kernels, ring_dtype
+from srcompile.runtime.kernels.interface import Bytes, Ring
+from srcompile.runtime.kernels.layout import packed_bytes
 
 from .draw import lazy, reduce
-from .implementations import AVAILABLE
+from .implementations import AVAILABLE, DEFINITION
+
+
+def added(kernels: Kernels, x: Ring, m: Ring, w: int, offset: int = 0) -> tuple[Ring, Bytes]:
+    """Return x + m and its bit string, which add_pack writes at an offset and nowhere else."""
+    total, size = np.empty(x.shape, x.dtype), packed_bytes(x.size, w)
+    message = np.full(offset + size + 9, 0xA5, np.uint8)
+    kernels.add_pack(x, m, w, total, message[offset : offset + size])
+    assert np.all(message[:offset] == 0xA5)
+    assert np.all(message[offset + size :] == 0xA5)
+    return total, message[offset : offset + size]
+
+
+def shifted(x: Ring, w: int, by: int) -> Ring:
+    """Return (x mod 2^w) >> by in the dtype of Z_(w-by)."""
+    return (reduce(x, w) >> x.dtype.type(by)).astype(ring_dtype(w - by))
 
 
 @pytest.mark.parametrize("w", range(1, 65))
@@ -22,8 +41,12 @@ def test_every_width_packs_and_unpacks(kernels: Kernels, w: int) -> None:
         value = sum(int(e) % (1 << w) << (i * w) for i, e in enumerate(x))
         assert buf.tobytes() == value.to_bytes((n * w + 7) // 8, "little")
         assert np.array_equal(kernels.unpack(buf, n, w), reduce(x, w))
-        assert np.array_equal(kernels.add_pack(x, y, w), kernels.pack(x + y, w))
+        total, sum_buf = added(kernels, x, y, w)
+        assert np.array_equal(reduce(total, w), reduce(x + y, w))
+        assert np.array_equal(sum_buf, kernels.pack(x + y, w))
         assert np.array_equal(kernels.unpack_add(buf, y, w), reduce(x + y, w))
+        for by in {0, 1, w // 2, max(0, w - 32), w - 1} & set(range(w)):
+            assert np.array_equal(kernels.unpack_add(buf, y, w, by), shifted(x + y, w, by))
 
 
 @settings(max_examples=40, deadline=None)
@@ -37,8 +60,53 @@ def test_native_packing_equals_the_definition(w: int, n: int, step: int, seed: i
     for name, kernels in AVAILABLE.items():
         assert np.array_equal(kernels.pack(x, w), buf), name
         assert np.array_equal(kernels.unpack(buf, n, w), reduce(x, w)), name
-        assert np.array_equal(kernels.add_pack(x, y, w), AVAILABLE["numpy"].pack(x + y, w)), name
         assert np.array_equal(kernels.unpack_add(buf, y, w), reduce(x + y, w)), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    w=st.integers(1, 64),
+    n=st.integers(0, 300),
+    by=st.integers(0, 63),
+    offset=st.integers(0, 17),
+    extreme=st.sampled_from(["uniform", "zeros", "ones", "wrap"]),
+    seed=st.integers(0, 2**32),
+)
+def test_both_ends_of_an_opening_equal_the_definition(
+    w: int, n: int, by: int, offset: int, extreme: str, seed: int
+) -> None:
+    rng, by = np.random.default_rng(seed), by % w
+    x, m, theirs = (lazy(rng, (n,), w) for _ in range(3))
+    if extreme != "uniform":
+        x[...] = 0 if extreme == "zeros" else x.dtype.type(~x.dtype.type(0))
+        m[...] = x.dtype.type(extreme == "wrap")
+        theirs[...] = x
+    message = np.concatenate([np.zeros(offset, np.uint8), DEFINITION.pack(theirs, w)])
+    want, want_buf = added(DEFINITION, x, m, w)
+    wire = shifted(want + theirs, w, by)
+    for name, kernels in AVAILABLE.items():
+        own, buf = added(kernels, x, m, w, offset)
+        assert np.array_equal(own, want), name
+        assert np.array_equal(buf, want_buf), name
+        result = kernels.unpack_add(message[offset:], own, w, by)
+        assert result.dtype == wire.dtype, name
+        assert np.array_equal(result, wire), name
+        in_place = own.view(wire.dtype)[:n]
+        assert kernels.unpack_add(message[offset:], own, w, by, in_place) is in_place, name
+        assert np.array_equal(in_place, wire), name
+
+
+@pytest.mark.parametrize("w", [7, 32, 33, 64])
+def test_a_share_may_be_a_view_of_any_strides(kernels: Kernels, w: int) -> None:
+    rng = np.random.default_rng(w)
+    whole = lazy(rng, (5, 6, 7), w)
+    for x in (whole.transpose(2, 0, 1), whole[::2, ::-1, 1:], np.broadcast_to(whole[0], (3, 6, 7))):
+        m = lazy(rng, x.shape, w)
+        total, buf = added(kernels, x, m, w)
+        assert np.array_equal(total, x + m)
+        assert np.array_equal(buf, kernels.pack((x + m).reshape(-1), w))
+        assert np.array_equal(kernels.pack(x, w), kernels.pack(x.reshape(-1), w))
+        assert np.array_equal(kernels.unpack_add(buf, x, w), reduce(x + x + m, w))
 
 
 def test_a_large_array_crosses_chunks(kernels: Kernels) -> None:
@@ -61,7 +129,28 @@ def test_a_vector_of_the_wrong_kind_is_refused(kernels: Kernels) -> None:
         kernels.pack(np.zeros(3, np.uint64), 32)
     with pytest.raises(ValueError, match="must be an array of uint64"):
         kernels.pack(np.zeros(3, np.uint32), 33)
-    with pytest.raises(ValueError, match="one-dimensional"):
-        kernels.pack(np.zeros((3, 3), np.uint32), 8)
-    with pytest.raises(ValueError, match="shape"):
-        kernels.add_pack(np.zeros(3, np.uint32), np.zeros(4, np.uint32), 8)
+
+
+def test_an_opening_of_the_wrong_size_or_kind_is_refused(kernels: Kernels) -> None:
+    x, wide, buf = np.zeros(3, np.uint32), np.zeros(3, np.uint64), np.zeros(3, np.uint8)
+    gaps, fixed = np.zeros(6, np.uint32)[::2], np.zeros(3, np.uint32)
+    fixed.flags.writeable = False
+    cases: list[tuple[Any, Any, Any]] = [
+        (np.zeros(4, np.uint32), x, buf),
+        (wide, x, buf),
+        (x, np.zeros(4, np.uint32), buf),
+        (x, wide, buf),
+        (x, gaps, buf),
+        (x, fixed, buf),
+        (x, x.copy(), np.zeros(4, np.uint8)),
+        (x, x.copy(), np.zeros(3, np.uint32)),
+        (x, x.copy(), np.zeros(6, np.uint8)[::2]),
+    ]
+    for m, total, out in cases:
+        with pytest.raises(ValueError, match=r"must"):
+            kernels.add_pack(x, m, 8, total, out)
+    for by, result in [(-1, None), (8, None), (0, wide), (0, np.zeros(2, np.uint32)), (0, gaps)]:
+        with pytest.raises(ValueError, match=r"must|shift"):
+            kernels.unpack_add(buf, x, 8, by, result)
+    with pytest.raises(ValueError, match="uint32"):
+        kernels.unpack_add(np.zeros(15, np.uint8), wide, 40, 8, wide)

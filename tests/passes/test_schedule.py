@@ -14,10 +14,9 @@ import pytest
 
 from srcompile.ir.graph import Module
 from srcompile.passes.reuse_buffers import reuse_buffers
-from srcompile.runtime.engine import Engine
+from srcompile.runtime.engine import Engine, Plan
 from srcompile.runtime.isa import INSTRUCTIONS
 from srcompile.runtime.kernels import load
-from srcompile.runtime.party import _Online
 from srcompile.runtime.plain import PlainRunner
 from tests.support.builds import BUILDS, NETWORKS_BY_NAME, Build, compiled, session
 
@@ -143,27 +142,19 @@ class Watch:
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     watch = Watch()
-    step, message = Engine.step, _Online.message
 
-    def watched_step(
-        self: Engine, phase: str, instruction: Any, env: Any, handlers: Any, arena: Any
-    ) -> None:
-        for name in instruction.inputs:
-            watch.used(name, env.get(name))
-        step(self, phase, instruction, env, handlers, arena)
-        watch.made(env.get(instruction.out))
-
-    def watched_message(self: _Online, segment: int, first: int, group: Any) -> None:
-        for instruction in group:
-            for name in instruction.inputs:
-                watch.used(name, self.env.get(name))
-        message(self, segment, first, group)
-        for instruction in group:
-            watch.made(self.env.get(instruction.out))
+    def watched_run(self: Engine, plan: Plan, run: Any) -> None:
+        for step in plan:
+            for name in step.reads:
+                watch.used(name, run.env[name])
+            step.action(run)
+            for name in step.makes:
+                watch.made(run.env[name])
+            for name in step.drops:
+                del run.env[name]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "step", watched_step)
-        patch.setattr(_Online, "message", watched_message)
+        patch.setattr(Engine, "run", watched_run)
         yield watch
 
 

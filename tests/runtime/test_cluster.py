@@ -268,19 +268,40 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 def test_both_may_send_much_at_once(pair: tuple[TcpChannel, TcpChannel]) -> None:
     data = (bytes(3_000_000), bytes([1]) * 3_000_000)
-    got: list[bytes] = [b"", b""]
+    got = (bytearray(3_000_000), bytearray(3_000_000))
 
     def exchange(k: int) -> None:
-        got[k] = pair[k].exchange(data[k], len(data[1 - k]))
+        pair[k].exchange(memoryview(data[k]), memoryview(got[k]))
 
     threads = [threading.Thread(target=exchange, args=(k,)) for k in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert got == [data[1], data[0]]
+    assert (bytes(got[0]), bytes(got[1])) == (data[1], data[0])
     assert pair[0].traffic == pair[1].traffic
     assert (pair[0].traffic.sent, pair[0].traffic.messages) == (3_000_000, 1)
+
+
+def test_messages_that_wait_are_read_one_at_a_time(pair: tuple[TcpChannel, TcpChannel]) -> None:
+    for data in (b"abc", b"", b"defg"):
+        pair[0].send(data)
+    assert [bytes(pair[1].receive(size)) for size in (3, 0, 4)] == [b"abc", b"", b"defg"]
+    into = bytearray(0)
+    pair[0].send_json({})
+    assert pair[1].receive_json() == {}
+    pair[0].send(b"")
+    pair[1].exchange(memoryview(b"h"), memoryview(into))
+    assert bytes(pair[0].receive(1)) == b"h"
+
+
+@pytest.mark.parametrize("size", [2, 4, 5000])
+def test_an_exchange_of_another_size_is_an_error(
+    pair: tuple[TcpChannel, TcpChannel], size: int
+) -> None:
+    pair[0].send(b"abc")
+    with pytest.raises(ProtocolError, match=f"party 0 sent 3 bytes where {size} were expected"):
+        pair[1].exchange(memoryview(b"abc"), memoryview(bytearray(size)))
 
 
 def test_a_message_of_another_size_is_an_error(pair: tuple[TcpChannel, TcpChannel]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from srcompile.runtime.channels import Channel
+from srcompile.runtime.channels import Channel, Sendable
 from srcompile.runtime.channels.local import local_pair
 from srcompile.runtime.client import Shares
 from srcompile.runtime.isa import RingType
@@ -163,18 +163,18 @@ class _Recorder:
         self._channel, self._sent, self._received = channel, sent, received
         self.traffic = channel.traffic
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Sendable) -> None:
         self._sent.append(bytes(data))
         self._channel.send(data)
 
     def receive(self, size: int) -> bytes:
-        data = self._channel.receive(size)
-        self._received.append(bytes(data))
+        data = bytes(self._channel.receive(size))
+        self._received.append(data)
         return data
 
-    def exchange(self, data: bytes, size: int) -> bytes:
+    def exchange(self, data: memoryview, into: memoryview) -> None:
         self.send(data)
-        return self.receive(size)
+        into[:] = self.receive(len(into))
 
     def close(self) -> None:
         self._channel.close()

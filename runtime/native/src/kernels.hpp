@@ -53,6 +53,17 @@ struct TableGates {
     void *y;               // (tables, count)
 };
 
+struct ReluGates {
+    DcfShape shape;  // of a comparison on in_width - 1 bits, with two or three fields
+    int party, in_width, width;
+    size_t count;
+    const void *x;         // (count,) of the type of Z_in_width
+    const uint8_t *seeds;  // (count, 16)
+    const uint8_t *keys;   // (count, key_bytes)
+    const void *m, *mr, *r;  // (count,) of the type of Z_width, as is y
+    void *y;
+};
+
 struct PathKernels {
     const char *name;
     const char *description;
@@ -73,11 +84,19 @@ struct PathKernels {
                           uint64_t *c);
     void (*conv32)(const ConvShape &, const uint32_t *x, const uint32_t *w, uint32_t *y);
     void (*conv64)(const ConvShape &, const uint64_t *x, const uint64_t *w, uint64_t *y);
-    // add is null for a plain pack or unpack; it has count elements otherwise
-    void (*pack32)(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out);
-    void (*pack64)(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out);
-    void (*unpack32)(const uint8_t *buf, const uint32_t *add, size_t count, int w, uint32_t *out);
-    void (*unpack64)(const uint8_t *buf, const uint64_t *add, size_t count, int w, uint64_t *out);
+    // Pack x, or x + add, which is kept in total: add and total have count elements, or are null.
+    void (*pack32)(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out,
+                   uint32_t *total);
+    void (*pack64)(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out,
+                   uint64_t *total);
+    // Unpack x, or (x + add mod 2^w) >> by; add has count elements, or is null and by is 0. The
+    // result may lie where add does; it has 32 bits in unpack64_to_32, for w - by up to 32.
+    void (*unpack32)(const uint8_t *buf, const uint32_t *add, size_t count, int w, int by,
+                     uint32_t *out);
+    void (*unpack64)(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
+                     uint64_t *out);
+    void (*unpack64_to_32)(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
+                           uint32_t *out);
     void (*dpf_keys)(const DpfShape &, size_t count, const uint64_t *alpha, const void *beta,
                      const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
     void (*dpf_table)(const TableGates &);
@@ -85,6 +104,7 @@ struct PathKernels {
                      const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
     void (*dcf_eval)(const DcfShape &, int party, size_t count, const uint64_t *x,
                      const uint8_t *seeds, const uint8_t *keys, uint64_t *y);
+    void (*relu)(const ReluGates &);
 };
 
 // Returns the kernels of the path called `name` ("" for the best), or null if there are none here.

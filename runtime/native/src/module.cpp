@@ -139,21 +139,26 @@ class Path {
     }
 
     template <class T>
-    void pack(In<T> x, std::optional<In<T>> add, int w, Out<uint8_t> out) const {
+    void pack(In<T> x, std::optional<In<T>> add, int w, Out<uint8_t> out,
+              std::optional<Out<T>> total) const {
         check_packed(x.size(), w, out.size(), sizeof(T));
-        require(!add || add->size() == x.size());
+        require(add.has_value() == total.has_value());
+        require(!add || (add->size() == x.size() && total->size() == x.size()));
         const T *other = add ? add->data() : nullptr;
+        T *sum = total ? total->data() : nullptr;
         nb::gil_scoped_release release;
-        pack(x.data(), other, x.size(), w, out.data());
+        pack(x.data(), other, x.size(), w, out.data(), sum);
     }
 
-    template <class T>
-    void unpack(In<uint8_t> buf, std::optional<In<T>> add, int w, Out<T> out) const {
+    template <class T, class Result>
+    void unpack(In<uint8_t> buf, std::optional<In<T>> add, int w, int by, Out<Result> out) const {
         check_packed(out.size(), w, buf.size(), sizeof(T));
         require(!add || add->size() == out.size());
+        require(0 <= by && by < w && (add || by == 0));
+        require(w - by <= 32 ? sizeof(Result) == 4 : sizeof(Result) == 8);
         const T *other = add ? add->data() : nullptr;
         nb::gil_scoped_release release;
-        unpack(buf.data(), other, out.size(), w, out.data());
+        unpack(buf.data(), other, out.size(), w, by, out.data());
     }
 
     template <class T>
@@ -209,6 +214,27 @@ class Path {
         require(y.size() == count * widths.size());
         nb::gil_scoped_release release;
         k_->dcf_eval(s, party, count, x.data(), seeds.data(), keys.data(), y.data());
+    }
+
+    // x in Z_in_width, the shares and y in Z_width
+    template <class X, class T>
+    void relu(int party, int in_width, int width, std::vector<int> widths, size_t key_bytes,
+              In<X> x, In<uint8_t> seeds, In<uint8_t> keys, In<T> m, In<T> mr, In<T> r,
+              Out<T> y) const {
+        const size_t count = x.size();
+        require(2 <= in_width && in_width <= 64 && 1 <= width && width <= 64);
+        require(in_width <= 32 ? sizeof(X) == 4 : sizeof(X) == 8);
+        require(width <= 32 ? sizeof(T) == 4 : sizeof(T) == 8);
+        require(widths.size() == (width > in_width ? 3u : 2u));
+        std::vector<int> offsets;
+        const DcfShape s =
+            dcf_shape(static_cast<size_t>(in_width - 1), widths, &offsets, key_bytes);
+        require(seeds.size() == 16 * count && keys.size() == count * key_bytes);
+        require(m.size() == count && mr.size() == count && r.size() == count && y.size() == count);
+        const ReluGates gates = {s,           party,       in_width, width,     count,    x.data(),
+                                 seeds.data(), keys.data(), m.data(), mr.data(), r.data(), y.data()};
+        nb::gil_scoped_release release;
+        k_->relu(gates);
     }
 
   private:
@@ -299,17 +325,25 @@ class Path {
     void conv(const ConvShape &s, const uint64_t *x, const uint64_t *w, uint64_t *y) const {
         k_->conv64(s, x, w, y);
     }
-    void pack(const uint32_t *x, const uint32_t *add, size_t n, int w, uint8_t *out) const {
-        k_->pack32(x, add, n, w, out);
+    void pack(const uint32_t *x, const uint32_t *add, size_t n, int w, uint8_t *out,
+              uint32_t *total) const {
+        k_->pack32(x, add, n, w, out, total);
     }
-    void pack(const uint64_t *x, const uint64_t *add, size_t n, int w, uint8_t *out) const {
-        k_->pack64(x, add, n, w, out);
+    void pack(const uint64_t *x, const uint64_t *add, size_t n, int w, uint8_t *out,
+              uint64_t *total) const {
+        k_->pack64(x, add, n, w, out, total);
     }
-    void unpack(const uint8_t *buf, const uint32_t *add, size_t n, int w, uint32_t *out) const {
-        k_->unpack32(buf, add, n, w, out);
+    void unpack(const uint8_t *buf, const uint32_t *add, size_t n, int w, int by,
+                uint32_t *out) const {
+        k_->unpack32(buf, add, n, w, by, out);
     }
-    void unpack(const uint8_t *buf, const uint64_t *add, size_t n, int w, uint64_t *out) const {
-        k_->unpack64(buf, add, n, w, out);
+    void unpack(const uint8_t *buf, const uint64_t *add, size_t n, int w, int by,
+                uint64_t *out) const {
+        k_->unpack64(buf, add, n, w, by, out);
+    }
+    void unpack(const uint8_t *buf, const uint64_t *add, size_t n, int w, int by,
+                uint32_t *out) const {
+        k_->unpack64_to_32(buf, add, n, w, by, out);
     }
 
     static void check_packed(size_t count, int w, size_t bytes, size_t element) {
@@ -337,6 +371,21 @@ class Path {
     }
 };
 
+template <class T, class Result>
+void bind_unpack(nb::class_<Path> &path) {
+    path.def("unpack",
+             nb::overload_cast<In<uint8_t>, std::optional<In<T>>, int, int, Out<Result>>(
+                 &Path::unpack<T, Result>, nb::const_),
+             "buf"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "by"_a, "out"_a.noconvert());
+}
+
+template <class X, class T>
+void bind_relu(nb::class_<Path> &path) {
+    path.def("relu", &Path::relu<X, T>, "party"_a, "in_width"_a, "width"_a, "widths"_a,
+             "key_bytes"_a, "x"_a.noconvert(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
+             "m"_a.noconvert(), "mr"_a.noconvert(), "r"_a.noconvert(), "y"_a.noconvert());
+}
+
 template <class T>
 void bind_ring_kernels(nb::class_<Path> &path) {
     path.def("matmul", &Path::matmul<T>, "a"_a.noconvert(), "b"_a.noconvert(), "c"_a.noconvert(),
@@ -349,13 +398,11 @@ void bind_ring_kernels(nb::class_<Path> &path) {
     path.def("conv2d", &Path::conv2d<T>, "x"_a.noconvert(), "w"_a.noconvert(), "y"_a.noconvert(),
              "geometry"_a, "groups"_a);
     path.def("pack",
-             nb::overload_cast<In<T>, std::optional<In<T>>, int, Out<uint8_t>>(&Path::pack<T>,
-                                                                               nb::const_),
-             "x"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "out"_a.noconvert());
-    path.def("unpack",
-             nb::overload_cast<In<uint8_t>, std::optional<In<T>>, int, Out<T>>(&Path::unpack<T>,
-                                                                               nb::const_),
-             "buf"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "out"_a.noconvert());
+             nb::overload_cast<In<T>, std::optional<In<T>>, int, Out<uint8_t>,
+                               std::optional<Out<T>>>(&Path::pack<T>, nb::const_),
+             "x"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "out"_a.noconvert(),
+             "total"_a.noconvert().none());
+    bind_unpack<T, T>(path);
     path.def("dpf_keys", &Path::dpf_keys<T>, "shape"_a, "alpha"_a.noconvert(), "beta"_a.noconvert(),
              "seeds0"_a.noconvert(), "seeds1"_a.noconvert(), "keys"_a.noconvert());
     path.def("dpf_table", &Path::dpf_table<T>, "shape"_a, "party"_a, "index"_a.noconvert(),
@@ -391,6 +438,11 @@ NB_MODULE(_native, m) {
     path.def("prg", &Path::prg, "key"_a, "block"_a, "slot"_a, "out"_a.noconvert());
     bind_ring_kernels<uint32_t>(path);
     bind_ring_kernels<uint64_t>(path);
+    bind_unpack<uint64_t, uint32_t>(path);
+    bind_relu<uint32_t, uint32_t>(path);
+    bind_relu<uint32_t, uint64_t>(path);
+    bind_relu<uint64_t, uint32_t>(path);
+    bind_relu<uint64_t, uint64_t>(path);
     path.def("dcf_keys", &Path::dcf_keys, "n"_a, "widths"_a, "key_bytes"_a, "alpha"_a.noconvert(),
              "beta"_a.noconvert(), "seeds0"_a.noconvert(), "seeds1"_a.noconvert(),
              "keys"_a.noconvert());

@@ -44,51 +44,57 @@ inline void load_elements(const uint8_t *buf, uint64_t *x) {
 
 constexpr size_t slack = 16;  // bytes that a group may read or write beyond its own
 
+// Packs `elements` of x, or of x + add, which is kept in `total`.
 template <class T, int W, bool Add>
-inline void pack_group(const T *x, const T *add, size_t elements, uint8_t *out) {
+inline void pack_group(const T *x, const T *add, size_t elements, uint8_t *out, T *total) {
     uint64_t v[group];
+    T sum[group];
     for (size_t i = 0; i < group; i++) {
-        T sum = i < elements ? x[i] : 0;
-        if (Add && i < elements) sum = static_cast<T>(sum + add[i]);
-        v[i] = sum & low_bits<T>(W);
+        sum[i] = i < elements ? x[i] : 0;
+        if (Add && i < elements) sum[i] = static_cast<T>(sum[i] + add[i]);
+        v[i] = sum[i] & low_bits<T>(W);
     }
+    if (Add)
+        for (size_t i = 0; i < elements; i++) total[i] = sum[i];
     store_words<W>(v, out);
 }
 
 template <class T, int W, bool Add>
-void pack(const T *x, const T *add, size_t count, uint8_t *out) {
+void pack(const T *x, const T *add, size_t count, uint8_t *out, T *total) {
     const size_t bytes = (count * W + 7) / 8;
     size_t i = 0, at = 0;
     for (; at + W + slack <= bytes; i += group, at += W)
-        pack_group<T, W, Add>(x + i, Add ? add + i : add, group, out + at);
+        pack_group<T, W, Add>(x + i, Add ? add + i : add, group, out + at, Add ? total + i : total);
     for (; i < count; i += group, at += W) {
         uint8_t last[W + slack];
-        pack_group<T, W, Add>(x + i, Add ? add + i : add, smaller<size_t>(group, count - i), last);
+        pack_group<T, W, Add>(x + i, Add ? add + i : add, smaller<size_t>(group, count - i), last,
+                              Add ? total + i : total);
         memcpy(out + at, last, smaller<size_t>(W, bytes - at));
     }
 }
 
-template <class T, int W, bool Add>
-inline void unpack_group(const uint8_t *buf, const T *add, size_t elements, T *out) {
+// Element by element, so that the result may start where `add` does.
+template <class T, class Out, int W, bool Add>
+inline void unpack_group(const uint8_t *buf, const T *add, size_t elements, int by, Out *out) {
     uint64_t v[group];
     load_elements<W>(buf, v);
     for (size_t i = 0; i < elements; i++) {
         T x = static_cast<T>(v[i]);
-        out[i] = Add ? static_cast<T>(x + add[i]) & low_bits<T>(W) : x;
+        out[i] = static_cast<Out>(Add ? (static_cast<T>(x + add[i]) & low_bits<T>(W)) >> by : x);
     }
 }
 
-template <class T, int W, bool Add>
-void unpack(const uint8_t *buf, const T *add, size_t count, T *out) {
+template <class T, class Out, int W, bool Add>
+void unpack(const uint8_t *buf, const T *add, size_t count, int by, Out *out) {
     const size_t bytes = (count * W + 7) / 8;
     size_t i = 0, at = 0;
     for (; at + W + slack <= bytes; i += group, at += W)
-        unpack_group<T, W, Add>(buf + at, Add ? add + i : add, group, out + i);
+        unpack_group<T, Out, W, Add>(buf + at, Add ? add + i : add, group, by, out + i);
     for (; i < count; i += group, at += W) {
         uint8_t last[W + slack] = {};
         memcpy(last, buf + at, smaller<size_t>(W, bytes - at));
-        unpack_group<T, W, Add>(last, Add ? add + i : add, smaller<size_t>(group, count - i),
-                                out + i);
+        unpack_group<T, Out, W, Add>(last, Add ? add + i : add, smaller<size_t>(group, count - i),
+                                     by, out + i);
     }
 }
 
@@ -96,42 +102,55 @@ void unpack(const uint8_t *buf, const T *add, size_t count, T *out) {
 template <class T, int Low, int High>
 struct ForWidth {
     static constexpr int middle = (Low + High) / 2;
+    using Lower = ForWidth<T, Low, middle>;
+    using Upper = ForWidth<T, Low == High ? High : middle + 1, High>;
 
-    static void pack_any(const T *x, const T *add, size_t count, int w, uint8_t *out) {
+    static void pack_any(const T *x, const T *add, size_t count, int w, uint8_t *out, T *total) {
         if constexpr (Low == High)
-            return add ? pack<T, Low, true>(x, add, count, out)
-                       : pack<T, Low, false>(x, add, count, out);
+            return add ? pack<T, Low, true>(x, add, count, out, total)
+                       : pack<T, Low, false>(x, add, count, out, total);
         else
-            return w <= middle ? ForWidth<T, Low, middle>::pack_any(x, add, count, w, out)
-                               : ForWidth<T, middle + 1, High>::pack_any(x, add, count, w, out);
+            return w <= middle ? Lower::pack_any(x, add, count, w, out, total)
+                               : Upper::pack_any(x, add, count, w, out, total);
     }
 
-    static void unpack_any(const uint8_t *buf, const T *add, size_t count, int w, T *out) {
+    template <class Out>
+    static void unpack_any(const uint8_t *buf, const T *add, size_t count, int w, int by,
+                           Out *out) {
         if constexpr (Low == High)
-            return add ? unpack<T, Low, true>(buf, add, count, out)
-                       : unpack<T, Low, false>(buf, add, count, out);
+            return add ? unpack<T, Out, Low, true>(buf, add, count, by, out)
+                       : unpack<T, Out, Low, false>(buf, add, count, by, out);
         else
-            return w <= middle ? ForWidth<T, Low, middle>::unpack_any(buf, add, count, w, out)
-                               : ForWidth<T, middle + 1, High>::unpack_any(buf, add, count, w, out);
+            return w <= middle ? Lower::unpack_any(buf, add, count, w, by, out)
+                               : Upper::unpack_any(buf, add, count, w, by, out);
     }
 };
 
 }  // namespace
 
-void pack32(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out) {
-    ForWidth<uint32_t, 1, 32>::pack_any(x, add, count, w, out);
+void pack32(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out,
+            uint32_t *total) {
+    ForWidth<uint32_t, 1, 32>::pack_any(x, add, count, w, out, total);
 }
 
-void pack64(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out) {
-    ForWidth<uint64_t, 33, 64>::pack_any(x, add, count, w, out);
+void pack64(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out,
+            uint64_t *total) {
+    ForWidth<uint64_t, 33, 64>::pack_any(x, add, count, w, out, total);
 }
 
-void unpack32(const uint8_t *buf, const uint32_t *add, size_t count, int w, uint32_t *out) {
-    ForWidth<uint32_t, 1, 32>::unpack_any(buf, add, count, w, out);
+void unpack32(const uint8_t *buf, const uint32_t *add, size_t count, int w, int by,
+              uint32_t *out) {
+    ForWidth<uint32_t, 1, 32>::unpack_any(buf, add, count, w, by, out);
 }
 
-void unpack64(const uint8_t *buf, const uint64_t *add, size_t count, int w, uint64_t *out) {
-    ForWidth<uint64_t, 33, 64>::unpack_any(buf, add, count, w, out);
+void unpack64(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
+              uint64_t *out) {
+    ForWidth<uint64_t, 33, 64>::unpack_any(buf, add, count, w, by, out);
+}
+
+void unpack64_to_32(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
+                    uint32_t *out) {
+    ForWidth<uint64_t, 33, 64>::unpack_any(buf, add, count, w, by, out);
 }
 
 }  // namespace SRC_PATH

@@ -28,10 +28,12 @@ const PathKernels &path_kernels() {
         pack64,
         unpack32,
         unpack64,
+        unpack64_to_32,
         dpf_keys,
         dpf_table,
         dcf_keys,
         dcf_eval,
+        relu,
     };
     return table;
 }

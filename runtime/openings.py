@@ -1,0 +1,213 @@
+"""Openings: the messages of a round, bound once and sent in every run.
+
+A wire is handled in two passes over its memory. Before the exchange its addend `[x]_p + [r]_p` is
+computed, kept where the wire will be, and packed to w bits into its part of the round's message.
+After it the other party's addend is unpacked and added, and what is computed is the wire `x^`, or
+`x^ >> by` if a shift is all that the program does with it. A share that is a view with gaps
+(transposed, sliced, broadcast) is copied by the kernel first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from srcompile.runtime.channels import Channel
+from srcompile.runtime.engine import Arena, Env, is_message
+from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.gates import Bytes
+from srcompile.runtime.isa import RingType
+from srcompile.runtime.kernels import Kernels, ring_dtype
+from srcompile.runtime.program import Instruction
+from srcompile.runtime.ring import Ring
+
+
+@dataclass
+class Counters:
+    """What one party sent: bytes for each instruction, by (segment, index), and rounds."""
+
+    online: dict[tuple[int, int], int] = field(default_factory=dict)
+    rounds: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes sent online, to the peer and to the client."""
+        return sum(self.online.values())
+
+
+class Sink(Protocol):
+    """What a round changes in a run."""
+
+    env: Env
+    counters: Counters
+    outputs: dict[str, Bytes]
+
+    def reveal(self, route: int) -> None:
+        """Take the branch of a revealed route. Raises ProtocolError if there is none."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One `open`: the names of its operands and result, and its parts of the round's messages."""
+
+    share: str
+    mask: str
+    out: str
+    width: int
+    by: int  # of the shift that is done on the way, 0 without one
+    place: Callable[[], Ring]
+    ours: Bytes
+    theirs: Bytes
+
+    def send(self, kernels: Kernels, env: Env) -> Ring:
+        """Write the packed addend into the message; return the addend."""
+        own = self.place()
+        kernels.add_pack(env[self.share], env[self.mask], self.width, own, self.ours)
+        return own
+
+    def receive(self, kernels: Kernels, env: Env, own: Ring) -> None:
+        """Put the wire where the addend was."""
+        out = _start_of(own, self.width - self.by)
+        env[self.out] = kernels.unpack_add(self.theirs, own, self.width, self.by, out)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One `route`: it is opened without a mask."""
+
+    share: str
+    width: int
+    ours: Bytes
+    theirs: Bytes
+
+    def send(self, kernels: Kernels, env: Env) -> Ring:
+        """Write the packed share into the message; return the share."""
+        share: Ring = env[self.share]
+        self.ours[...] = kernels.pack(share, self.width)
+        return share
+
+    def receive(self, kernels: Kernels, run: Sink, share: Ring) -> None:
+        """Reveal the route."""
+        run.reveal(int(kernels.unpack_add(self.theirs, share, self.width).reshape(())))
+
+
+@dataclass(frozen=True)
+class Output:
+    """One `output`: what the client gets of it."""
+
+    share: str
+    name: str
+    width: int
+
+
+class Round:
+    """The messages of one round of a segment, `group`, which starts at instruction `first`."""
+
+    def __init__(
+        self,
+        segment: int,
+        first: int,
+        group: Sequence[Instruction],
+        types: Mapping[str, RingType],
+        shifts: Mapping[str, Instruction],
+        arena: Arena,
+        messages: tuple[Bytes, Bytes],
+    ) -> None:
+        self._openings: list[Opening] = []
+        self._routes: list[Route] = []
+        self._outputs: list[Output] = []
+        self._sent: dict[tuple[int, int], int] = {}
+        size = 0
+        for index, i in enumerate(group, first):
+            type_ = types[i.inputs[0]]
+            self._sent[segment, index] = type_.packed_bytes
+            if i.op == "output":
+                self._outputs.append(Output(i.inputs[0], str(i.attrs["name"]), type_.width))
+                continue
+            ours, theirs = (m[size : size + type_.packed_bytes] for m in messages)
+            size += type_.packed_bytes
+            if i.op == "route":
+                self._routes.append(Route(i.inputs[0], type_.width, ours, theirs))
+                continue
+            share, mask = i.inputs
+            shift = shifts.get(i.out)
+            by: Any = shift.attrs["by"] if shift else 0
+            out = shift.out if shift else i.out
+            place = arena.place(i)
+            self._openings.append(Opening(share, mask, out, type_.width, by, place, ours, theirs))
+        self._ours, self._theirs = (m[:size].data for m in messages)
+        self._where = f"round {group[0].attrs['round']}, {group[0].op} {group[0].inputs[0]}"
+        self.reads = tuple(name for i in group for name in i.inputs)
+        self.makes = tuple(o.out for o in self._openings)
+
+    def run(self, run: Sink, kernels: Kernels, peer: Channel, peer_name: str) -> None:
+        """Send and receive everything. Raises ProtocolError, naming the peer and the round."""
+        env = run.env
+        run.counters.online |= self._sent
+        run.counters.rounds += 1
+        for output in self._outputs:
+            run.outputs[output.name] = kernels.pack(env[output.share], output.width)
+        if not self._ours:
+            return
+        addends = [o.send(kernels, env) for o in self._openings]
+        routes = [r.send(kernels, env) for r in self._routes]
+        try:
+            peer.exchange(self._ours, self._theirs)
+        except ProtocolError as error:
+            raise ProtocolError(f"{peer_name} in {self._where}: {error}") from None
+        for opening, own in zip(self._openings, addends, strict=True):
+            opening.receive(kernels, env, own)
+        for route, share in zip(self._routes, routes, strict=True):
+            route.receive(kernels, run, share)
+
+
+def rounds(body: Sequence[Instruction]) -> dict[int, int]:
+    """Return, for each index at which a round's messages begin, the index behind the last one."""
+    found: dict[int, int] = {}
+    index = 0
+    while index < len(body):
+        stop = index
+        while (
+            stop < len(body)
+            and is_message(body[stop])
+            and body[stop].attrs["round"] == body[index].attrs.get("round")
+        ):
+            stop += 1
+        if stop > index:
+            found[index] = stop
+        index = max(stop, index + 1)
+    return found
+
+
+def largest_message(bodies: Sequence[Sequence[Instruction]], types: Mapping[str, RingType]) -> int:
+    """Return the bytes of the largest message that the parties exchange in a round."""
+    return max(
+        (
+            sum(types[i.inputs[0]].packed_bytes for i in body[first:stop] if i.op != "output")
+            for body in bodies
+            for first, stop in rounds(body).items()
+        ),
+        default=0,
+    )
+
+
+def shifts_of_openings(
+    bodies: Sequence[Sequence[Instruction]], segment: int
+) -> dict[str, Instruction]:
+    """Return the shift of each wire opened in a segment that is shifted there, and used no more."""
+    uses: dict[str, int] = {}
+    for body in bodies:
+        for i in body:
+            for name in i.inputs:
+                uses[name] = uses.get(name, 0) + 1
+    opened = {i.out for i in bodies[segment] if i.op == "open" and uses.get(i.out) == 1}
+    return {i.inputs[0]: i for i in bodies[segment] if i.op == "shift" and i.inputs[0] in opened}
+
+
+def _start_of(own: Ring, width: int) -> Ring:
+    """Return the memory of `own` as an array for as many elements of Z_(2^width), or its start."""
+    dtype = ring_dtype(width)
+    if own.dtype == dtype:
+        return own
+    return own.reshape(-1).view(dtype)[: own.size].reshape(own.shape)
