@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srcompile.runtime.kernels import checks, dcf, dpf
-from srcompile.runtime.kernels.aes import counter_stream
+from srcompile.runtime.kernels.aes import counter_block, counter_stream
 from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
 from srcompile.runtime.kernels.layout import dcf_layout
 
@@ -26,8 +26,7 @@ class NumpyKernels:
     def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:
         """Return a keystream; see `Kernels.prg`."""
         checks.check_prg(key, block, slot, n_bytes)
-        initial = block.to_bytes(8, "big") + slot.to_bytes(4, "big") + bytes(4)
-        return counter_stream(key, initial, n_bytes)
+        return counter_stream(key, counter_block(block, slot), n_bytes)
 
     def matmul(self, a: Ring, b: Ring) -> Ring:
         """Return a wrapping matrix product; see `Kernels.matmul`."""

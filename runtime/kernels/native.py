@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from srcompile.runtime.kernels import checks
 from srcompile.runtime.kernels._native import DpfShape, Path
+from srcompile.runtime.kernels.aes import counter_block, counter_stream
 from srcompile.runtime.kernels.interface import Bytes, Ring, Words, ring_dtype
 from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes
 
@@ -18,7 +19,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class NativeKernels:
-    """`Kernels` in C++, with the instructions of one path: avx2, portable, or "" for the best."""
+    """`Kernels` in C++, with the instructions of one path: see `CHOICES`; "" for the best.
+
+    A path without AES instructions takes the counter stream from `cryptography`.
+    """
 
     def __init__(self, path: str = "") -> None:
         """ValueError if this machine cannot run the path."""
@@ -33,6 +37,8 @@ class NativeKernels:
     def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:
         """Return a keystream; see `Kernels.prg`."""
         checks.check_prg(key, block, slot, n_bytes)
+        if not self._path.has_prg():
+            return counter_stream(key, counter_block(block, slot), n_bytes)
         out = np.empty(n_bytes, dtype=np.uint8)
         self._path.prg(key, block, slot, out)
         return out

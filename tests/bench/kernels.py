@@ -1,6 +1,6 @@
 """Speed of the local kernels on one core, native against the NumPy definition in the same run.
 
-    python tests/bench/kernels.py [--json] [--path avx2|portable] [--only NAME]
+    python tests/bench/kernels.py [--json] [--path NAME] [--only NAME]
 
 An operation is a multiply-add (matmul, conv2d), a byte of the array in memory (prg, pack) or a gate
 (dpf, dcf). Each figure is the median of several runs.
@@ -176,7 +176,7 @@ def main() -> int:
     """Print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print a list of figures")
-    parser.add_argument("--path", choices=("avx2", "portable"), help="a path, not the fastest")
+    parser.add_argument("--path", choices=("avx512", "vaes", "avx2", "portable"), help="a path, not the fastest")
     parser.add_argument("--only", default="", help="only kernels whose name starts so")
     options = parser.parse_args()
     native = load(f"native-{options.path}" if options.path else "native")

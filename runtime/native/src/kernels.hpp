@@ -48,6 +48,7 @@ struct PathKernels {
     const char *name;
     const char *description;
 
+    // null without AES instructions: there the stream comes from the library `cryptography`
     void (*prg)(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes);
     void (*gemm32)(const GemmShape &, const uint32_t *a, const uint32_t *b, uint32_t *c);
     void (*gemm64)(const GemmShape &, const uint64_t *a, const uint64_t *b, uint64_t *c);

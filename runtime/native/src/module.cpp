@@ -45,8 +45,10 @@ class Path {
         return k_->name + (extra.empty() ? "" : ", " + extra);
     }
 
+    bool has_prg() const { return k_->prg; }
+
     void prg(nb::bytes key, uint64_t block, uint32_t slot, Out<uint8_t> out) const {
-        require(key.size() == 16);
+        require(k_->prg && key.size() == 16);
         const auto *bytes = static_cast<const uint8_t *>(key.data());
         nb::gil_scoped_release release;
         k_->prg(bytes, block, slot, out.data(), out.size());
@@ -265,6 +267,7 @@ NB_MODULE(_native, m) {
     nb::class_<Path> path(m, "Path");
     path.def(nb::init<const std::string &>(), "name"_a);
     path.def("describe", &Path::describe);
+    path.def("has_prg", &Path::has_prg);
     path.def("prg", &Path::prg, "key"_a, "block"_a, "slot"_a, "out"_a.noconvert());
     bind_ring_kernels<uint32_t>(path);
     bind_ring_kernels<uint64_t>(path);

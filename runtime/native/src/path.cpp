@@ -13,7 +13,11 @@ const PathKernels &path_kernels() {
     static const PathKernels table = {
         SRC_TEXT(SRC_PATH),
         aes_description(),
+#if defined(SRC_HAS_PRG)
         prg,
+#else
+        nullptr,
+#endif
         gemm32,
         gemm64,
         conv32,
