@@ -108,6 +108,20 @@ class NumpyKernels:
         layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, t0, t1)
         return _reduce(dpf.dpf_table(layout, party, index, low, seeds, keys, t0, t1), w)
 
+    def dpf_bins(
+        self,
+        party: int,
+        index: NDArray[np.uint32],
+        n: int,
+        bin_bits: int,
+        w: int,
+        seeds: Bytes,
+        keys: Bytes,
+    ) -> Ring:
+        """Return shares of sums over bins; see `Kernels.dpf_bins`."""
+        layout = checks.check_dpf_bins(party, index, n, bin_bits, w, seeds, keys)
+        return _reduce(dpf.dpf_bins(layout, party, index, bin_bits, seeds, keys), w)
+
     def dcf_keys(
         self,
         alpha: Words,

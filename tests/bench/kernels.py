@@ -88,9 +88,13 @@ def cases() -> Iterator[Case]:
         yield Case("unpack", f"2^20 x {w}", nbytes, methodcaller("unpack", buf, 1 << 20, w))
         yield Case("unpack_add", f"2^20 x {w}", nbytes, methodcaller("unpack_add", buf, x, w))
     for n, k, w, count in (
-        (8, 2, 32, 20000),
+        (6, 2, 32, 20000),
         (8, 1, 16, 20000),
+        (8, 1, 32, 20000),
+        (8, 1, 64, 20000),
+        (8, 2, 32, 20000),
         (8, 2, 64, 20000),
+        (10, 2, 32, 8000),
         (12, 2, 32, 2000),
     ):
         yield from _dpf_cases(rng, n, k, w, count)
@@ -117,6 +121,13 @@ def _dpf_cases(rng: np.random.Generator, n: int, k: int, w: int, count: int) -> 
     shape, part = f"n={n} k={k} w={w}", count // 40
     yield Case("dpf_keys", shape, count, make, lambda q: make(q, part), 1 / 40)
     yield Case("dpf_table", shape, count, table, lambda q: table(q, part), 1 / 40)
+    if k > 1:
+        return
+
+    def bins(q: Kernels, m: int = count) -> object:
+        return q.dpf_bins(0, index[:m], n, n - 4, w, s0[:m], keys[:m])
+
+    yield Case("dpf_bins", f"{shape}, 16 bins", count, bins, lambda q: bins(q, part), 1 / 40)
 
 
 def _dcf_cases(
@@ -176,7 +187,9 @@ def main() -> int:
     """Print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print a list of figures")
-    parser.add_argument("--path", choices=("avx512", "vaes", "avx2", "portable"), help="a path, not the fastest")
+    parser.add_argument(
+        "--path", choices=("avx512", "vaes", "avx2", "portable"), help="a path, not the fastest"
+    )
     parser.add_argument("--only", default="", help="only kernels whose name starts so")
     options = parser.parse_args()
     native = load(f"native-{options.path}" if options.path else "native")

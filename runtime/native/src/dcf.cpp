@@ -45,13 +45,15 @@ struct Field {
 
 // Copies a bit string of a key into the rows of one gate, or out of them.
 void load_rows(const uint8_t *bits, size_t bytes, Vec *rows, size_t gate) {
-    for (size_t i = 0; 8 * i < bytes; i++)
-        memcpy(&word_of(rows, i, gate), bits + 8 * i, smaller<size_t>(8, bytes - 8 * i));
+    uint64_t *to = &word_of(rows, 0, gate);
+    for (; bytes >= 8; bytes -= 8, bits += 8, to += batch) memcpy(to, bits, 8);
+    if (bytes) memcpy(to, bits, bytes);
 }
 
 void store_rows(Vec *rows, size_t gate, uint8_t *bits, size_t bytes) {
-    for (size_t i = 0; 8 * i < bytes; i++)
-        memcpy(bits + 8 * i, &word_of(rows, i, gate), smaller<size_t>(8, bytes - 8 * i));
+    const uint64_t *from = &word_of(rows, 0, gate);
+    for (; bytes >= 8; bytes -= 8, bits += 8, from += batch) memcpy(bits, from, 8);
+    if (bytes) memcpy(bits, from, bytes);
 }
 
 // Moves the words of one block of each gate to two rows.
@@ -64,17 +66,22 @@ inline void to_rows(const Block *blocks, size_t gates, Vec *rows) {
     }
 }
 
-// values[j·nodes + g] = H(st[g] ^ (1 + j)), the j-th block of the values of both children.
-void hash_values(const Block *st, size_t nodes, size_t blocks, Block *values) {
-    for (size_t j = 0; j < blocks; j++) {
-        const Vec number = block_numbers(1 + j, 0);
-        hash_each<1>(
-            nodes / vec_blocks,
-            [=](size_t i, Vec *x) SRC_LAMBDA { x[0] = load_vec(st + i * vec_blocks) ^ number; },
-            [=](size_t i, const Vec *h) SRC_LAMBDA {
-                store_vec(values + j * nodes + i * vec_blocks, h[0]);
-            });
-    }
+// The low words only; their lowest bits are the nodes' control bits.
+inline void to_control_row(const Block *st, size_t gates, Vec *rows) {
+    for (size_t v = 0; v < gates / vec_words; v++)
+        rows[v] = even_words(load_vec(st + v * vec_words),
+                             load_vec(st + v * vec_words + vec_blocks));
+}
+
+// out[i] = H(st[i] ^ number(i)) for `nodes` nodes; number gives a vector.
+template <class Number>
+inline void hash_values(const Block *st, size_t nodes, Number number, Block *out) {
+    hash_each<1>(
+        nodes / vec_blocks,
+        [=](size_t i, Vec *x) SRC_LAMBDA {
+            x[0] = load_vec(st + i * vec_blocks) ^ number(i * vec_blocks);
+        },
+        [=](size_t i, const Vec *h) SRC_LAMBDA { store_vec(out + i * vec_blocks, h[0]); });
 }
 
 }  // namespace
@@ -109,18 +116,40 @@ void dcf_keys(const DcfShape &s, size_t count, const uint64_t *alpha, const uint
         to_rows(points, gates, alphas);
         memset(v_alpha, 0, fields * row_size * sizeof(Vec));
         memset(tails, 0, tail_rows * row_size * sizeof(Vec));
-        auto hash_to_rows = [&](size_t blocks) {
-            hash_values(st0, 2 * gates, blocks, values);
+        // values[j·2·gates + i] = H(st_i ^ (1 + j)): blocks of the values of both children
+        auto hash_more = [&](size_t from, size_t blocks) {
+            for (size_t j = from; j < blocks; j++)
+                hash_values(
+                    st0, 2 * gates, [=](size_t) { return block_numbers(1 + j, 0); },
+                    values + j * 2 * gates);
+        };
+        auto spread = [&](size_t blocks) {
             for (size_t j = 0; j < blocks; j++) {
                 to_rows(values + j * 2 * gates, gates, row(words0, 2 * j));
                 to_rows(values + j * 2 * gates + gates, gates, row(words1, 2 * j));
             }
-            to_rows(st1, gates, controls);
         };
         for (size_t i = 0; i < n; i++) {
             const int place = static_cast<int>(n - 1 - i);
             const int at = static_cast<int>(i) * s.value_bits;  // of V_CW in its bit string
-            hash_to_rows(q);
+            to_control_row(st1, gates, controls);
+            hash_more(1, q);
+            const Vec one = block_numbers(1, 0);
+            hash_each<4>(
+                gates / vec_blocks,
+                [=](size_t v, Vec *x) SRC_LAMBDA {
+                    x[0] = load_vec(st0 + v * vec_blocks);
+                    x[1] = load_vec(st1 + v * vec_blocks);
+                    x[2] = x[0] ^ one;
+                    x[3] = x[1] ^ one;
+                },
+                [=](size_t v, const Vec *h) SRC_LAMBDA {
+                    const size_t g = v * vec_blocks;
+                    descend(g, points, place, st0, st1, h[0], h[1], cw + i * batch);
+                    store_vec(values + g, h[2]);
+                    store_vec(values + gates + g, h[3]);
+                });
+            spread(q);
             for (size_t c = 0; c < fields; c++) {
                 const int w = s.widths[c], offset = s.offsets[c];
                 const Field left(offset, w), right(64 * s.words + offset, w), out(at + offset, w);
@@ -139,10 +168,11 @@ void dcf_keys(const DcfShape &s, size_t count, const uint64_t *alpha, const uint
                     sum += step - keep;
                 }
             }
-            descend(gates, points, place, st0, st1, cw + i * batch);
         }
         // final CW = (-1)^t_1·(C(st_1) - C(st_0) - V_alpha)
-        hash_to_rows(own);
+        to_control_row(st1, gates, controls);
+        hash_more(0, own);
+        spread(own);
         for (size_t c = 0; c < fields; c++) {
             const int w = s.widths[c], offset = s.offsets[c];
             const Field leaf(offset, w), out(s.n * s.value_bits + offset, w);
@@ -167,13 +197,13 @@ void dcf_eval(const DcfShape &s, int party, size_t count, const uint64_t *x, con
     const size_t own = (q + 1) / 2;  // blocks that hold the values of one child
     const size_t tail_bytes = s.key_bytes - 16 * n, tail_rows = (tail_bytes + 7) / 8;
     Scratch<Block> point_memory(batch), node_memory(batch);
-    Scratch<Block> side_memory(batch), value_memory(batch * own), cw_memory(n * batch);
+    Scratch<Block> value_memory(batch * own), cw_memory(n * batch);
     Scratch<uint64_t> row_memory((4 + 2 * own + fields + tail_rows) * batch);
     Block *const points = point_memory.get(), *const st = node_memory.get();
-    Block *const values = value_memory.get(), *const sides = side_memory.get();
+    Block *const values = value_memory.get();
     Block *const cw = cw_memory.get();  // (n, batch): keys are read once, from front to back
-    Vec *const side_rows = reinterpret_cast<Vec *>(row_memory.get());
-    Vec *const controls = row(side_rows, 2);
+    Vec *const inputs = reinterpret_cast<Vec *>(row_memory.get());
+    Vec *const controls = row(inputs, 2);
     Vec *const words = row(controls, 2), *const total = row(words, 2 * own);
     Vec *const tails = row(total, fields);
 
@@ -186,32 +216,44 @@ void dcf_eval(const DcfShape &s, int party, size_t count, const uint64_t *x, con
             for (size_t i = 0; i < n; i++) cw[i * batch + g] = load_block(key + 16 * i);
             load_rows(key + 16 * n, tail_bytes, tails, g);
         }
+        to_rows(points, gates, inputs);
         memset(total, 0, fields * row_size * sizeof(Vec));
         for (size_t i = 0; i <= n; i++) {
             const bool leaf = i == n;  // its value is at the words of child 0
-            const int place = static_cast<int>(n - 1 - i);
+            const int place = leaf ? 0 : static_cast<int>(n - 1 - i);
             // words [x_i·q, x_i·q + q) of the values: from block x_i·(q / 2) on, its high word
             // first if x_i·q is odd
-            const Vec skip = block_numbers(q / 2, 0);
-            for (size_t g = 0; g < gates; g += vec_blocks) {
-                const Vec side = leaf ? Vec{} : bit_mask(load_vec(points + g), place);
-                store_vec(sides + g, side);
-                for (size_t j = 0; j < own; j++) {
-                    const Vec number = block_numbers(1 + j, 0) + (skip & side);
-                    store_vec(values + j * gates + g, load_vec(st + g) ^ number);
-                }
-            }
-            hash_blocks(values, values, own * gates);
+            const Vec skip = block_numbers(leaf ? 0 : q / 2, 0);
+            auto number = [=](size_t g, size_t j) SRC_LAMBDA {
+                return block_numbers(1 + j, 0) + (skip & bit_mask(load_vec(points + g), place));
+            };
+            to_control_row(st, gates, controls);
+            for (size_t j = leaf ? 0 : 1; j < own; j++)
+                hash_values(
+                    st, gates, [=](size_t g) SRC_LAMBDA { return number(g, j); },
+                    values + j * gates);
+            if (!leaf)
+                hash_each<2>(
+                    gates / vec_blocks,
+                    [=](size_t v, Vec *x) SRC_LAMBDA {
+                        x[0] = load_vec(st + v * vec_blocks);
+                        x[1] = x[0] ^ number(v * vec_blocks, 0);
+                    },
+                    [=](size_t v, const Vec *h) SRC_LAMBDA {
+                        const size_t g = v * vec_blocks;
+                        const Vec side = bit_mask(load_vec(points + g), place);
+                        const Vec word = load_vec(cw + i * batch + g);
+                        store_vec(st + g, child(load_vec(st + g), h[0], word, side));
+                        store_vec(values + g, h[1]);
+                    });
             for (size_t j = 0; j < own; j++) to_rows(values + j * gates, gates, row(words, 2 * j));
-            to_rows(st, gates, controls);
-            if (q % 2) {
-                to_rows(sides, gates, side_rows);
+            if (q % 2 && !leaf)
                 for (size_t j = 0; j < q; j++)
                     for (size_t v = 0; v < gates / vec_words; v++) {
+                        const Vec side = bit_mask(inputs[v], place);
                         Vec &word = row(words, j)[v];
-                        word ^= (word ^ row(words, j + 1)[v]) & side_rows[v];
+                        word ^= (word ^ row(words, j + 1)[v]) & side;
                     }
-            }
             // V += v^x_i + t·V_CW
             const int at = static_cast<int>(i) * s.value_bits;  // of V_CW in its bit string
             for (size_t c = 0; c < fields; c++) {
@@ -222,15 +264,6 @@ void dcf_eval(const DcfShape &s, int party, size_t count, const uint64_t *x, con
                     row(total, c)[v] += value.get(words, v) + (t & v_cw.get(tails, v));
                 }
             }
-            if (leaf) break;
-            hash_each<1>(
-                gates / vec_blocks,
-                [=](size_t v, Vec *x) SRC_LAMBDA { x[0] = load_vec(st + v * vec_blocks); },
-                [=](size_t v, const Vec *h) SRC_LAMBDA {
-                    const size_t g = v * vec_blocks;
-                    const Vec word = load_vec(cw + i * batch + g), side = load_vec(sides + g);
-                    store_vec(st + g, child(load_vec(st + g), h[0], word, side));
-                });
         }
         for (size_t g = 0; g < present; g++)
             for (size_t c = 0; c < fields; c++) {

@@ -64,8 +64,16 @@ void keys_of(const DpfShape &s, size_t count, const uint64_t *alpha, const Ring 
             st1[g] = root_node(seeds1 + 16 * (first + g), 1);
         }
         for (size_t i = 0; i < depth; i++)
-            descend(gates, points.get(), s.n - 1 - static_cast<int>(i), st0, st1,
-                    cw.get() + i * batch);
+            hash_each<2>(
+                gates / vec_blocks,
+                [&](size_t v, Vec *x) SRC_LAMBDA {
+                    x[0] = load_vec(st0 + v * vec_blocks);
+                    x[1] = load_vec(st1 + v * vec_blocks);
+                },
+                [&](size_t v, const Vec *h) SRC_LAMBDA {
+                    descend(v * vec_blocks, points.get(), s.n - 1 - static_cast<int>(i), st0, st1,
+                            h[0], h[1], cw.get() + i * batch);
+                });
         for (size_t g = 0; g < 2 * gates; g++)
             for (size_t j = 0; j < blocks; j++) leaf[g * blocks + j] = st0[g] ^ Block{j, 0};
         hash_blocks(leaf.get(), leaf.get(), 2 * gates * blocks);

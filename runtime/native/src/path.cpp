@@ -28,6 +28,7 @@ const PathKernels &path_kernels() {
         unpack64,
         dpf_keys,
         dpf_table,
+        dpf_bins,
         dcf_keys,
         dcf_eval,
     };

@@ -20,27 +20,17 @@ inline Vec signed_by(Vec t, Vec x) {
     return (x ^ m) - m;
 }
 
-// A level of key generation: moves both parties' nodes of `gates` gates, a multiple of vec_blocks,
-// one level down. alpha has each gate's point in both words of a block; its bit `place` is alpha_i.
-// cw is filled with each gate's CW_i = H(st_0) ^ H(st_1) ^ (not alpha_i)·Delta, where
-// Delta = st_0 ^ st_1.
-inline void descend(size_t gates, const Block *alpha, int place, Block *st0, Block *st1,
-                    Block *cw) {
-    hash_each<2>(
-        gates / vec_blocks,
-        [=](size_t i, Vec *x) SRC_LAMBDA {
-            x[0] = load_vec(st0 + i * vec_blocks);
-            x[1] = load_vec(st1 + i * vec_blocks);
-        },
-        [=](size_t i, const Vec *h) SRC_LAMBDA {
-            const size_t g = i * vec_blocks;
-            const Vec x = bit_mask(load_vec(alpha + g), place);
-            const Vec a = load_vec(st0 + g), b = load_vec(st1 + g);
-            const Vec word = h[0] ^ h[1] ^ ((a ^ b) & ~x);
-            store_vec(cw + g, word);
-            store_vec(st0 + g, child(a, h[0], word, x));
-            store_vec(st1 + g, child(b, h[1], word, x));
-        });
+// Key generation, one level of the vector of gates from g on: moves both parties' nodes down, given
+// h0, h1 = H(st_0), H(st_1). alpha has each gate's point in both words of a block; its bit `place` is
+// alpha_i. Sets CW_i = H(st_0) ^ H(st_1) ^ (not alpha_i)·Delta, where Delta = st_0 ^ st_1.
+SRC_INLINE void descend(size_t g, const Block *alpha, int place, Block *st0, Block *st1, Vec h0,
+                        Vec h1, Block *cw) {
+    const Vec x = bit_mask(load_vec(alpha + g), place);
+    const Vec a = load_vec(st0 + g), b = load_vec(st1 + g);
+    const Vec word = h0 ^ h1 ^ ((a ^ b) & ~x);
+    store_vec(cw + g, word);
+    store_vec(st0 + g, child(a, h0, word, x));
+    store_vec(st1 + g, child(b, h1, word, x));
 }
 
 }  // namespace SRC_PATH
