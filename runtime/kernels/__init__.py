@@ -1,7 +1,8 @@
 """Local kernels of a party and of the dealer: ring arithmetic, bit packing, PRG, DPF and DCF.
 
 `load()` returns the fastest implementation this machine has; all of them give the same bits.
-SRCOMPILE_KERNELS=numpy|native|native-avx512|native-avx2|native-portable chooses one.
+SRCOMPILE_KERNELS chooses one of `CHOICES`: native is the best path of the native kernels,
+native-avx512 needs AVX-512 with VAES, native-vaes AVX2 with VAES, native-avx2 AVX2 with AES-NI.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from srcompile.runtime.kernels.definition import NumpyKernels
 from srcompile.runtime.kernels.interface import Kernels, PackedMatrix, ring_dtype
 from srcompile.runtime.kernels.layout import dcf_key_bytes, dpf_key_bytes
 
-CHOICES = ("numpy", "native", "native-avx512", "native-avx2", "native-portable")
+CHOICES = (
+    "numpy",
+    "native",
+    "native-avx512",
+    "native-vaes",
+    "native-avx2",
+    "native-portable",
+)
 
 __all__ = [
     "CHOICES",

@@ -1,4 +1,4 @@
-"""AES-128 for the NumPy kernels, from `cryptography`: single blocks and the counter stream."""
+"""AES-128 for the NumPy kernels and processors without AES, from `cryptography`: single blocks and the counter stream."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def encrypt_blocks(key: bytes, blocks: Bytes) -> Bytes:
     encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
     out = np.frombuffer(encryptor.update(blocks.tobytes()), dtype=np.uint8)
     return out.reshape(blocks.shape)
+
+
+def counter_block(block: int, slot: int) -> bytes:
+    """Return the first counter of a slot: block (8 bytes, big-endian) || slot (4) || 0 (4)."""
+    return block.to_bytes(8, "big") + slot.to_bytes(4, "big") + bytes(4)
 
 
 def counter_stream(key: bytes, initial: bytes, n_bytes: int) -> Bytes:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srcompile.runtime.kernels import checks, dcf, dpf
-from srcompile.runtime.kernels.aes import counter_stream
+from srcompile.runtime.kernels.aes import counter_block, counter_stream
 from srcompile.runtime.kernels.interface import Bytes, PackedMatrix, Ring, Words, ring_dtype
 from srcompile.runtime.kernels.layout import dcf_layout, relu_fields
 
@@ -26,8 +26,7 @@ class NumpyKernels:
     def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:
         """Return a keystream; see `Kernels.prg`."""
         checks.check_prg(key, block, slot, n_bytes)
-        initial = block.to_bytes(8, "big") + slot.to_bytes(4, "big") + bytes(4)
-        return counter_stream(key, initial, n_bytes)
+        return counter_stream(key, counter_block(block, slot), n_bytes)
 
     def matmul(self, a: Ring, b: Ring | PackedMatrix, threads: int = 1) -> Ring:
         """Return a wrapping matrix product; see `Kernels.matmul`."""
@@ -130,6 +129,20 @@ class NumpyKernels:
         """Return shares of table gates; see `Kernels.dpf_table`."""
         layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, t0, t1)
         return _reduce(dpf.dpf_table(layout, party, index, low, seeds, keys, t0, t1), w)
+
+    def dpf_bins(
+        self,
+        party: int,
+        index: NDArray[np.uint32],
+        n: int,
+        bin_bits: int,
+        w: int,
+        seeds: Bytes,
+        keys: Bytes,
+    ) -> Ring:
+        """Return shares of sums over bins; see `Kernels.dpf_bins`."""
+        layout = checks.check_dpf_bins(party, index, n, bin_bits, w, seeds, keys)
+        return _reduce(dpf.dpf_bins(layout, party, index, bin_bits, seeds, keys), w)
 
     def dcf_keys(
         self,

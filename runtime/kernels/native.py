@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from srcompile.runtime.kernels import checks
 from srcompile.runtime.kernels._native import DpfShape, Layout, Path
+from srcompile.runtime.kernels.aes import counter_block, counter_stream
 from srcompile.runtime.kernels.interface import Bytes, PackedMatrix, Ring, Words, ring_dtype
 from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes, relu_fields
 
@@ -18,7 +19,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class NativeKernels:
-    """`Kernels` in C++, with the instructions of one path: avx512, avx2, portable, or "" (best)."""
+    """`Kernels` in C++, with the instructions of one path: see `CHOICES`; "" for the best.
+
+    A path without AES instructions takes the counter stream from `cryptography`.
+    """
 
     def __init__(self, path: str = "") -> None:
         """ValueError if this machine cannot run the path."""
@@ -33,6 +37,8 @@ class NativeKernels:
     def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:
         """Return a keystream; see `Kernels.prg`."""
         checks.check_prg(key, block, slot, n_bytes)
+        if not self._path.has_prg():
+            return counter_stream(key, counter_block(block, slot), n_bytes)
         out = np.empty(n_bytes, dtype=np.uint8)
         self._path.prg(key, block, slot, out)
         return out
@@ -167,6 +173,24 @@ class NativeKernels:
             _dense(t0),
             _dense(t1) if t1 is not None else None,
             y,
+        )
+        return y
+
+    def dpf_bins(
+        self,
+        party: int,
+        index: NDArray[np.uint32],
+        n: int,
+        bin_bits: int,
+        w: int,
+        seeds: Bytes,
+        keys: Bytes,
+    ) -> Ring:
+        """Return shares of sums over bins; see `Kernels.dpf_bins`."""
+        layout = checks.check_dpf_bins(party, index, n, bin_bits, w, seeds, keys)
+        y = np.empty((len(index), 1 << (n - bin_bits)), dtype=ring_dtype(w))
+        self._path.dpf_bins(
+            _shape(layout), party, bin_bits, _dense(index), _dense(seeds), _dense(keys), y
         )
         return y
 

@@ -1,6 +1,6 @@
 """Speed of the local kernels on one core, native against the NumPy definition in the same run.
 
-    python tests/bench/kernels.py [--json] [--path avx512|avx2|portable] [--only NAME]
+    python tests/bench/kernels.py [--json] [--path NAME] [--only NAME]
 
 An operation is a multiply-add (matmul, conv2d), a byte of the array in memory (prg, pack) or a gate
 (dpf, dcf). Each figure is the median of several runs.
@@ -109,9 +109,13 @@ def cases() -> Iterator[Case]:
         yield Case("unpack_add", f"2^20 x {w}", nbytes, methodcaller("unpack_add", buf, x, w))
         yield Case("unpack_add >>", f"2^20 x {w}", nbytes, shifting)
     for n, k, w, count in (
-        (8, 2, 32, 20000),
+        (6, 2, 32, 20000),
         (8, 1, 16, 20000),
+        (8, 1, 32, 20000),
+        (8, 1, 64, 20000),
+        (8, 2, 32, 20000),
         (8, 2, 64, 20000),
+        (10, 2, 32, 8000),
         (12, 2, 32, 2000),
     ):
         yield from _dpf_cases(rng, n, k, w, count)
@@ -155,6 +159,13 @@ def _dpf_cases(rng: np.random.Generator, n: int, k: int, w: int, count: int) -> 
     shape, part = f"n={n} k={k} w={w}", count // 40
     yield Case("dpf_keys", shape, count, make, lambda q: make(q, part), 1 / 40)
     yield Case("dpf_table", shape, count, table, lambda q: table(q, part), 1 / 40)
+    if k > 1:
+        return
+
+    def bins(q: Kernels, m: int = count) -> object:
+        return q.dpf_bins(0, index[:m], n, n - 4, w, s0[:m], keys[:m])
+
+    yield Case("dpf_bins", f"{shape}, 16 bins", count, bins, lambda q: bins(q, part), 1 / 40)
 
 
 def _dcf_cases(
@@ -215,7 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print a list of figures")
     parser.add_argument(
-        "--path", choices=("avx512", "avx2", "portable"), help="a path, not the fastest"
+        "--path", choices=("avx512", "vaes", "avx2", "portable"), help="a path, not the fastest"
     )
     parser.add_argument("--only", default="", help="only kernels whose name starts so")
     options = parser.parse_args()

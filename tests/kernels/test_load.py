@@ -20,7 +20,7 @@ def test_the_kernels_that_the_environment_asks_for_are_there() -> None:
 
 
 def test_an_unknown_name_lists_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"'fast'.*numpy, native, native-avx512, native-avx2"):
+    with pytest.raises(ValueError, match=r"'fast'.*numpy, native, .*native-avx2, native-portable"):
         load("fast")
     monkeypatch.setenv("SRCOMPILE_KERNELS", "slow")
     with pytest.raises(ValueError, match="'slow'"):

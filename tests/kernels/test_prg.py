@@ -44,10 +44,23 @@ def test_stream_blocks_are_encrypted_counters(kernels: Kernels) -> None:
     assert kernels.prg(SP_800_38A_KEY, block, slot, 70 * 16).tobytes() == want.tobytes()
 
 
-def test_known_stream(kernels: Kernels) -> None:
-    # AES-128 of the zero block under the zero key, NIST's GFSbox-like first vector.
-    stream = kernels.prg(bytes(16), 0, 0, 16)
-    assert stream.tobytes().hex() == "66e94bd4ef8a2c3b884cfa59ca342b2e"
+@pytest.mark.parametrize(
+    ("key", "counter", "cipher"),
+    [
+        # zeros, and those of NIST's AESAVS (variable key and variable text) whose plaintext is a
+        # counter block that a slot begins with
+        ("00" * 16, "00" * 16, "66e94bd4ef8a2c3b884cfa59ca342b2e"),
+        ("80" + "00" * 15, "00" * 16, "0edd33d3c621e546455bd8ba1418bec8"),
+        ("ff" * 16, "00" * 16, "a1f6258c877d5fcd8964484538bfc92c"),
+        ("00" * 16, "80" + "00" * 15, "3ad78e726c1ec02b7ebfe92b23d9ec34"),
+    ],
+)
+def test_known_blocks_through_every_path(
+    kernels: Kernels, key: str, counter: str, cipher: str
+) -> None:
+    block, slot = int(counter[:16], 16), int(counter[16:24], 16)
+    stream = kernels.prg(bytes.fromhex(key), block, slot, 16)
+    assert stream.tobytes().hex() == cipher
 
 
 @settings(max_examples=30, deadline=None)

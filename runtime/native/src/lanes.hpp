@@ -1,22 +1,28 @@
 // The values in a leaf of a DPF: lanes of the blocks H(st ^ 0), H(st ^ 1), ..
 #pragma once
 
-#include "path.hpp"
+#include "vec.hpp"
 
 namespace SRC_PATH {
 
-// Sets in[l·blocks + j] = leaf l ^ j, of which the hashes are the leaf's values.
-inline void leaf_inputs(const Block *leaves, size_t count, size_t blocks, Block *in) {
-    for (size_t l = 0; l < count; l++)
-        for (size_t j = 0; j < blocks; j++) in[l * blocks + j] = leaves[l] ^ Block { j, 0 };
-}
+// The lanes of a whole vector, of two blocks.
+template <class Lane>
+struct Lanes {
+    typedef Lane Wide __attribute__((vector_size(sizeof(Vec)), aligned(16)));
+    typedef Lane Leaf __attribute__((vector_size(32), aligned(16)));
+};
 
-// Returns lane `i` of consecutive blocks.
-template <class Ring, class Lane>
-inline Ring lane_of(const Block *blocks, size_t i) {
-    Lane v;
-    memcpy(&v, reinterpret_cast<const uint8_t *>(blocks) + i * sizeof(Lane), sizeof(Lane));
-    return static_cast<Ring>(v);
+// Reads the count·w bits of a final correction word into `count` lanes.
+template <class Lane>
+inline void read_final(const uint8_t *bits, size_t bytes, size_t count, int w, Lane *out) {
+    if (static_cast<size_t>(w) == 8 * sizeof(Lane)) {
+        memcpy(out, bits, bytes);
+        return;
+    }
+    uint8_t padded[32 + 16] = {};  // a leaf of at most two components has at most two blocks
+    memcpy(padded, bits, bytes);
+    for (size_t i = 0; i < count; i++)
+        out[i] = static_cast<Lane>(get_bits(padded, i * static_cast<size_t>(w), w));
 }
 
 }  // namespace SRC_PATH

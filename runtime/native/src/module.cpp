@@ -56,8 +56,10 @@ class Path {
         return k_->name + (extra.empty() ? "" : ", " + extra);
     }
 
+    bool has_prg() const { return k_->prg; }
+
     void prg(nb::bytes key, uint64_t block, uint32_t slot, Out<uint8_t> out) const {
-        require(key.size() == 16);
+        require(k_->prg && key.size() == 16);
         const auto *bytes = static_cast<const uint8_t *>(key.data());
         nb::gil_scoped_release release;
         k_->prg(bytes, block, slot, out.data(), out.size());
@@ -190,6 +192,21 @@ class Path {
         a.t0 = t0.data(), a.t1 = t1 ? t1->data() : nullptr, a.y = y.data();
         nb::gil_scoped_release release;
         k_->dpf_table(a);
+    }
+
+    template <class T>
+    void dpf_bins(const DpfShape &s, int party, int bin_bits, In<uint32_t> index, In<uint8_t> seeds,
+                  In<uint8_t> keys, Out<T> y) const {
+        const size_t count = index.size();
+        require(s.lane <= 32 ? sizeof(T) == 4 : sizeof(T) == 8);
+        require(s.k == 1 && 0 <= bin_bits && bin_bits <= s.n);
+        require(seeds.size() == 16 * count && keys.size() == count * s.key_bytes);
+        require(y.size() == count << (s.n - bin_bits));
+        BinGates a{};
+        a.shape = s, a.party = party, a.bin_bits = bin_bits, a.count = count;
+        a.index = index.data(), a.seeds = seeds.data(), a.keys = keys.data(), a.y = y.data();
+        nb::gil_scoped_release release;
+        k_->dpf_bins(a);
     }
 
     void dcf_keys(size_t n, std::vector<int> widths, size_t key_bytes, In<uint64_t> alpha,
@@ -408,6 +425,9 @@ void bind_ring_kernels(nb::class_<Path> &path) {
     path.def("dpf_table", &Path::dpf_table<T>, "shape"_a, "party"_a, "index"_a.noconvert(),
              "low"_a.noconvert().none(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
              "t0"_a.noconvert(), "t1"_a.noconvert().none(), "y"_a.noconvert());
+    path.def("dpf_bins", &Path::dpf_bins<T>, "shape"_a, "party"_a, "bin_bits"_a,
+             "index"_a.noconvert(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
+             "y"_a.noconvert());
 }
 
 DpfShape dpf_shape(int n, int k, int w, int lane, int points, int depth, int blocks,
@@ -435,6 +455,7 @@ NB_MODULE(_native, m) {
     nb::class_<Path> path(m, "Path");
     path.def(nb::init<const std::string &>(), "name"_a);
     path.def("describe", &Path::describe);
+    path.def("has_prg", &Path::has_prg);
     path.def("prg", &Path::prg, "key"_a, "block"_a, "slot"_a, "out"_a.noconvert());
     bind_ring_kernels<uint32_t>(path);
     bind_ring_kernels<uint64_t>(path);

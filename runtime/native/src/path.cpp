@@ -13,7 +13,11 @@ const PathKernels &path_kernels() {
     static const PathKernels table = {
         SRC_TEXT(SRC_PATH),
         aes_description(),
+#if defined(SRC_HAS_PRG)
         prg,
+#else
+        nullptr,
+#endif
         gemm32,
         gemm64,
         packing32,
@@ -31,6 +35,7 @@ const PathKernels &path_kernels() {
         unpack64_to_32,
         dpf_keys,
         dpf_table,
+        dpf_bins,
         dcf_keys,
         dcf_eval,
         relu,

@@ -11,16 +11,11 @@
 
 namespace SRC_PATH {
 
-// A node or a hash, words (lo, hi); and two of them, for loops over many.
+// A node or a hash, words (lo, hi).
 typedef uint64_t Block __attribute__((vector_size(16)));
-typedef uint64_t Pair __attribute__((vector_size(32), aligned(16)));
 
 // All ones if the lowest bit is set, else zero.
 inline uint64_t mask_of(uint64_t bit) { return 0 - (bit & 1); }
-
-// The same for the control bit of each block, all over the block.
-inline Block control_mask(Block st) { return 0 - (__builtin_shufflevector(st, st, 0, 0) & 1); }
-inline Pair control_mask(Pair st) { return 0 - (__builtin_shufflevector(st, st, 0, 0, 2, 2) & 1); }
 
 inline Block load_block(const uint8_t *p) {
     Block b;
@@ -29,12 +24,6 @@ inline Block load_block(const uint8_t *p) {
 }
 
 inline void store_block(uint8_t *p, Block b) { memcpy(p, &b, 16); }
-
-// The root of a party: its seed with the control bit t = party.
-inline Block root_node(const uint8_t *seed, int party) {
-    Block st = load_block(seed);
-    return (st & Block{~uint64_t{1}, ~uint64_t{0}}) | Block{static_cast<uint64_t>(party), 0};
-}
 
 template <class T>
 inline T low_bits(int w) {

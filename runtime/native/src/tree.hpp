@@ -5,43 +5,32 @@
 
 namespace SRC_PATH {
 
-inline Pair load_pair(const Block *p) { return *reinterpret_cast<const Pair *>(p); }
-inline void store_pair(Block *p, Pair x) { *reinterpret_cast<Pair *>(p) = x; }
-
-// Bit `place` of each word as a mask of ones or zeros.
-inline Pair bit_mask(Pair words, int place) { return 0 - ((words >> place) & 1); }
+// The root of a party: its seed with the control bit t = party.
+inline Block root_node(const uint8_t *seed, int party) {
+    Block st = load_block(seed);
+    return (st & Block{~uint64_t{1}, ~uint64_t{0}}) | Block{static_cast<uint64_t>(party), 0};
+}
 
 // child_x = H(st) ^ x·st ^ t·CW_i; x is given as a mask.
-inline Pair child(Pair st, Pair h, Pair cw, Pair x) {
-    return h ^ (st & x) ^ (cw & control_mask(st));
-}
+inline Vec child(Vec st, Vec h, Vec cw, Vec x) { return h ^ (st & x) ^ (cw & control_mask(st)); }
 
-// (-1)^t·x for the lowest bit of t; word by word for a pair.
-template <class T>
-inline T signed_by(uint64_t t, T x) {
-    const T m = static_cast<T>(mask_of(t));
-    return static_cast<T>((x ^ m) - m);
-}
-inline Pair signed_by(Pair t, Pair x) {
-    const Pair m = bit_mask(t, 0);
+// (-1)^t·x for the lowest bit of t, word by word.
+inline Vec signed_by(Vec t, Vec x) {
+    const Vec m = bit_mask(t, 0);
     return (x ^ m) - m;
 }
 
-// Moves both parties' nodes of `gates` gates, an even number, one level down. h holds H(st0), then
-// H(st1). alpha has each gate's point in both words of a block; its bit `place` is alpha_i. cw is
-// filled with each gate's CW_i = H(st_0) ^ H(st_1) ^ (not alpha_i)·Delta, where Delta = st_0 ^
-// st_1.
-inline void descend(size_t gates, const Block *alpha, int place, Block *st0, Block *st1,
-                    const Block *h, Block *cw) {
-    for (size_t g = 0; g < gates; g += 2) {
-        const Pair x = bit_mask(load_pair(alpha + g), place);
-        const Pair a = load_pair(st0 + g), b = load_pair(st1 + g);
-        const Pair ha = load_pair(h + g), hb = load_pair(h + gates + g);
-        const Pair word = ha ^ hb ^ ((a ^ b) & ~x);
-        store_pair(cw + g, word);
-        store_pair(st0 + g, child(a, ha, word, x));
-        store_pair(st1 + g, child(b, hb, word, x));
-    }
+// Key generation, one level of the vector of gates from g on: moves both parties' nodes down, given
+// h0, h1 = H(st_0), H(st_1). alpha has each gate's point in both words of a block; its bit `place` is
+// alpha_i. Sets CW_i = H(st_0) ^ H(st_1) ^ (not alpha_i)·Delta, where Delta = st_0 ^ st_1.
+SRC_INLINE void descend(size_t g, const Block *alpha, int place, Block *st0, Block *st1, Vec h0,
+                        Vec h1, Block *cw) {
+    const Vec x = bit_mask(load_vec(alpha + g), place);
+    const Vec a = load_vec(st0 + g), b = load_vec(st1 + g);
+    const Vec word = h0 ^ h1 ^ ((a ^ b) & ~x);
+    store_vec(cw + g, word);
+    store_vec(st0 + g, child(a, h0, word, x));
+    store_vec(st1 + g, child(b, h1, word, x));
 }
 
 }  // namespace SRC_PATH
