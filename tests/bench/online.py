@@ -3,10 +3,11 @@
     python tests/bench/online.py [--against PYTHON] [--models mlp,pool] [--count 40] [--turns 5]
 
 Dealer, parties and client are processes of their own. `--against` names an interpreter in which
-another checkout is installed: both run the same programs in turns (ours, theirs, ours, ..), so that
-a busy machine disturbs them alike. Times are medians over all inferences, of party 0's `infer`: CPU
-time, and wall time with what it waits; `client` is the client's wall time for the online phase.
-The profile comes from runs of its own, in which every kernel and every message is timed.
+another checkout is installed: each tree compiles the models itself, and both run in turns (this,
+other, this, ..), so that a busy machine disturbs them alike. Times are medians over all inferences,
+of party 0's `infer`: CPU time, and wall time with what it waits; `client` is the client's wall time
+for the online phase. The profile comes from runs of its own, in which every kernel and every
+message is timed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -163,22 +165,36 @@ def _nodes(cluster: Any, folder: Path, profile: bool) -> Iterator[None]:
         cluster.subprocess.Popen = original
 
 
-def session_of(
-    python: str, program: Path, inputs: Path, count: int, profile: bool = False
-) -> Figures:
-    """Run a session in the tree that an interpreter has installed."""
-    command = [python, __file__, "--session", str(program), "--inputs", str(inputs)]
-    command += ["--count", str(count), *(["--profile"] if profile else [])]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: Figures = json.loads(done.stdout)
-    return figures
+@dataclass(frozen=True)
+class Tree:
+    """A checkout: an interpreter that has it installed, and a folder for what it compiles."""
+
+    python: str
+    folder: Path
+
+    def compile(self, names: list[str]) -> None:
+        """Compile the models with this tree."""
+        self.folder.mkdir()
+        self._run("--compile", str(self.folder), "--models", ",".join(names))
+
+    def session(self, name: str, count: int, profile: bool = False) -> Figures:
+        """Run a session of a model."""
+        program, inputs = self.folder / f"{name}.srp", self.folder / "images.npz"
+        options = ["--inputs", str(inputs), "--count", str(count)]
+        options += ["--profile"] if profile else []
+        figures: Figures = json.loads(self._run("--session", str(program), *options))
+        return figures
+
+    def _run(self, *arguments: str) -> str:
+        command = [self.python, __file__, *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def compile_models(names: list[str], folder: Path) -> Path:
-    """Write one program for each model and the test images; return the images' file."""
+def compile_models(names: list[str], folder: Path) -> None:
+    """Write one program for each model, and the test images."""
     sys.path.insert(0, str(DIGITS))
     from digits_data import test
 
@@ -192,9 +208,7 @@ def compile_models(names: list[str], folder: Path) -> Path:
         samples = loaded.calibration_inputs
         compiled = compile(module, loaded.example_inputs, calibration_inputs=samples)
         compiled.save(folder / f"{name}.srp")
-    inputs = folder / "images.npz"
-    np.savez(inputs, image=test()[0].numpy()[:40])
-    return inputs
+    np.savez(folder / "images.npz", image=test()[0].numpy()[:40])
 
 
 def _merge(turns: list[Figures]) -> dict[str, float]:
@@ -223,6 +237,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5, help="sessions of each tree and model")
     parser.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--session", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--compile", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--node", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -235,39 +250,46 @@ def main() -> int:
         return 0
 
     names = options.models.split(",")
-    trees = {"this": sys.executable}
-    if options.against:
-        trees["other"] = options.against
+    if options.compile:
+        compile_models(names, options.compile)
+        return 0
+
     with tempfile.TemporaryDirectory() as folder:
-        inputs = compile_models(names, Path(folder))
+        trees = {"this": Tree(sys.executable, Path(folder) / "this")}
+        if options.against:
+            trees["other"] = Tree(options.against, Path(folder) / "other")
+        for tree in trees.values():
+            tree.compile(names)
         print(f"{'model':<10} {'tree':<6} {'party CPU':>10} {'party wall':>11} {'client':>8}   ms")
         profiles = {}
         for name in names:
-            program = Path(folder) / f"{name}.srp"
-            turns: dict[str, list[Figures]] = {tree: [] for tree in trees}
-            profiled: dict[str, list[Figures]] = {tree: [] for tree in trees}
+            turns: dict[str, list[Figures]] = {label: [] for label in trees}
+            profiled: dict[str, list[Figures]] = {label: [] for label in trees}
             for turn in range(options.turns):
-                for tree, python in trees.items():
-                    turns[tree].append(session_of(python, program, inputs, options.count))
+                for label, tree in trees.items():
+                    turns[label].append(tree.session(name, options.count))
                     if turn < 2:
-                        figures = session_of(python, program, inputs, options.count, True)
-                        profiled[tree].append(figures)
-            medians = {tree: _merge(figures) for tree, figures in turns.items()}
-            for tree, m in medians.items():
-                print(f"{name:<10} {tree:<6} {m['cpu']:10.3f} {m['wall']:11.3f} {m['client']:8.3f}")
+                        profiled[label].append(tree.session(name, options.count, profile=True))
+            medians = {label: _merge(figures) for label, figures in turns.items()}
+            for label, m in medians.items():
+                print(
+                    f"{name:<10} {label:<6} {m['cpu']:10.3f} {m['wall']:11.3f} {m['client']:8.3f}"
+                )
             if options.against:
                 ratios = [
                     medians["other"][k] / medians["this"][k] for k in ("cpu", "wall", "client")
                 ]
                 print(f"{'':<10} {'ratio':<6} {ratios[0]:10.2f} {ratios[1]:11.2f} {ratios[2]:8.2f}")
-            profiles[name] = {t: _grouped(_merge(figures)) for t, figures in profiled.items()}
+            profiles[name] = {
+                label: _grouped(_merge(figures)) for label, figures in profiled.items()
+            }
         print("\nwhere party 0's time goes, ms of wall time, every kernel and message timed")
         columns = [*GROUPS, "waiting"]
         print(f"{'model':<10} {'tree':<6} " + " ".join(f"{c:>13}" for c in columns))
         for name, by_tree in profiles.items():
-            for tree, groups in by_tree.items():
+            for label, groups in by_tree.items():
                 row = " ".join(f"{groups[c]:13.3f}" for c in columns)
-                print(f"{name:<10} {tree:<6} {row}")
+                print(f"{name:<10} {label:<6} {row}")
     return 0
 
 
