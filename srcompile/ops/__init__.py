@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from srcompile.ops import functions, linear, normalisation, products, program, reductions
+from srcompile.ops import composed, functions, linear, normalisation, products, program, reductions
 from srcompile.ops.base import Op
 
 Registry = Mapping[str, Op]
@@ -19,6 +19,7 @@ def registry() -> Registry:
         *linear.OPS,
         *products.OPS,
         *functions.OPS,
+        *composed.OPS,
         *reductions.OPS,
         *normalisation.OPS,
         *program.OPS,
