@@ -109,7 +109,7 @@ def _write(compiled: Any, out: str, shares: tuple[str, str] | None) -> None:
 
 def _run(compiled: Any, loaded: Any, run_file: str) -> dict[str, Any]:
     """Run the program in this process, and the model in float beside it."""
-    from srcompile.api import as_tuple, samples_of
+    from srcompile.api import as_given, samples_of
     from srcompile.ops import registry
     from srcompile.ops.interpreter import evaluate
     from srcompile.runtime.client import split_batch
@@ -121,7 +121,7 @@ def _run(compiled: Any, loaded: Any, run_file: str) -> dict[str, Any]:
     if run_file:
         arrays = read_inputs(run_file, program)
     else:
-        (sample,) = samples_of(compiled.captured, [as_tuple(loaded.example_inputs)])
+        (sample,) = samples_of(compiled.captured, [as_given(loaded.example_inputs)])
         arrays = dict(sample)
     batch = split_batch(program, arrays)
     outputs, routes, expected = [], [], []
