@@ -22,6 +22,7 @@ from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
+from srcompile.passes.place_embeddings import place_embeddings
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, quantise
@@ -43,6 +44,7 @@ class Options:
     formats: Formats = field(default_factory=Formats)
     max_width: int | None = None
     cost_weight: float = 0.0
+    embedding: str = "client"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     before_expansion: tuple[Callable[[Module], Module], ...] = (
         lambda m: fold_constants(m, ops),
         merge_common,
+        lambda m: place_embeddings(m, ops, options.embedding),
         reorder_relu,
         lambda m: calibrate(m, ops, samples),
     )
@@ -121,8 +124,8 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     lowered = remove_unused(lowered)
     verify_lowered(lowered)
     schedule = schedule_rounds(lowered)
-    leakage = check_leakage(schedule)
     interface = interface_of(fixed, _input_ranges(module), options.formats)
+    leakage = check_leakage(schedule, interface.inputs)
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network)
     known = (interface, program, cost, leakage, tuple(notes))

@@ -245,10 +245,14 @@ class _Quantiser:
 
     def input(self, node: Node, inputs: list[str]) -> str:
         if node.attrs.get("bits"):
-            return self.emit("input", [], 0, (0.0, 1.0), node.attrs, node.out)
+            table = [self.summand(i, 0) for i in inputs]
+            return self.emit("input", table, 0, (0.0, 1.0), node.attrs, node.out)
         range_ = self.range_of(node)
+        for name in inputs:  # the client's table: whatever row it takes lies in its range
+            data = np.asarray(self.module.consts[name].data)
+            range_ = (float(data.min(initial=0.0)), float(data.max(initial=0.0)))
         frac = self.frac_for(range_, self.formats.activation_bits)
-        table = [self.summand(i, frac) for i in inputs]  # the client's: rounded once, like an input
+        table = [self.summand(i, frac) for i in inputs]
         return self.emit("input", table, frac, range_, node.attrs, node.out)
 
     def result(self, node: Node, inputs: list[str]) -> str:

@@ -45,7 +45,7 @@ class _Run:
 
         def read(i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> Value:
             tensor = tensors[str(i.attrs["name"])]
-            return encode(tensor, inputs[tensor.name]).reshape(tensor.shape)
+            return encode(tensor, inputs[tensor.given]).reshape(tensor.shape)
 
         def write(i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
             tensor = results[str(i.attrs["name"])]

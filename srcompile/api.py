@@ -91,6 +91,7 @@ def compile(
     network: str = "lan",
     formats: Formats | None = None,
     max_width: int | None = None,
+    embedding: str = "client",
 ) -> Compiled:
     """Compile `model` for `target`.
 
@@ -101,6 +102,8 @@ def compile(
     network: lan, wan, mobile or RATE_MBIT:RTT_MS, for projected times, a pool's routing rule, and
         the choice between wide rings and more rounds.
     max_width: the widest ring, if it is not to be chosen.
+    embedding: who looks token ids up. client: the client, which then holds the table. secret: the
+        parties, from one-hot encodings; the table stays secret, and the input is large.
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments.
     """
     options = Options(
@@ -109,6 +112,7 @@ def compile(
         formats or Formats(),
         max_width,
         model.cost_weight if isinstance(model, Pool) else 0.0,
+        embedding,
     )
     inputs = as_given(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)

@@ -28,6 +28,8 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
               help="Run it in this process, on the example inputs or a file.")  # fmt: skip
 @click.option("--activation-bits", default=None, type=click.IntRange(4, 30), help="Default: 16.")
 @click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 12.")
+@click.option("--embedding", default="client", show_default=True, metavar="client|secret",
+              help="Who looks token ids up: the client, which then holds the table, or nobody.")  # fmt: skip
 @click.version_option(package_name="srcompile")
 @reports_errors
 def main(
@@ -41,6 +43,7 @@ def main(
     run_file: str | None,
     activation_bits: int | None,
     weight_bits: int | None,
+    embedding: str,
 ) -> None:
     """Compile MODEL.py, which defines `model` and `example_inputs`, into a secure program."""
     from srcompile.api import LEVELS, compile
@@ -64,6 +67,7 @@ def main(
             calibration_inputs=loaded.calibration_inputs or None,
             network=network,
             formats=formats,
+            embedding=embedding,
         )
     if not loaded.calibration_inputs:
         click.echo(
