@@ -19,6 +19,7 @@ from srcompile.passes.cost import Cost, Network, estimate_cost
 from srcompile.passes.emit_program import Interface, emit_program, interface_of
 from srcompile.passes.expand import expand
 from srcompile.passes.fold_constants import fold_constants
+from srcompile.passes.fuse_functions import fuse_functions
 from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
@@ -29,6 +30,7 @@ from srcompile.passes.quantise import Formats, quantise
 from srcompile.passes.remove_unused import remove_unused
 from srcompile.passes.reorder_relu import reorder_relu
 from srcompile.passes.schedule_rounds import schedule_rounds
+from srcompile.passes.sink_broadcasts import sink_broadcasts
 from srcompile.runtime.program import Program
 
 ROUTE_COSTS = "@route.costs"
@@ -99,6 +101,9 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
         lambda m: fold_constants(m, ops),
         merge_common,
         lambda m: place_embeddings(m, ops, options.embedding),
+        lambda m: sink_broadcasts(m, ops),
+        lambda m: fuse_functions(m, ops),
+        merge_common,
         reorder_relu,
         lambda m: calibrate(m, ops, samples),
     )

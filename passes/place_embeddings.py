@@ -75,7 +75,7 @@ def _place(
     attrs |= {"name": f"{name}.{table[1:]}", "shape": (*shape, width)}
     if const.data is not None and bool(np.isin(const.data, (0, 1)).all()):
         attrs["bits"] = True
-    made[key] = b.emit("input", [table], attrs, f"{ids.out}.{table[1:].rpartition('.')[0]}")
+    made[key] = b.emit("input", [table], attrs, f"{ids.out}.rows")
 
 
 def _shape(ids: Node) -> tuple[int, ...]:

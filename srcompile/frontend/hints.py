@@ -62,7 +62,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("cumsum", "Positions that depend on the tokens can be an input, such as position_ids."),
     ("var", f"{_SQUARE}."),
     ("std", f"{_SQUARE} and its torch.sqrt."),
-    ("norm linalg_vector_norm", "Write torch.sqrt(torch.sum(torch.square(x), dim))."),
+    ("norm linalg_vector_norm", "Use the norm of order 2."),
     ("setitem copy fill slice_scatter select_scatter", _BUILD),
     ("pow", "A power is of a tensor, with a number as its exponent."),
     ("div", "Divide by a number, without rounding."),

@@ -167,6 +167,15 @@ def _max(b: Emitter, x: str) -> str:
     return b.emit("amax", [flat], {"axis": 0, "keepdims": False})
 
 
+def _norm(
+    b: Emitter, x: str, p: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> str:
+    require(p == 2, b, f"a norm of order {p} is not supported", "Use the order 2.")
+    squares = b.emit("square", [x])
+    total = registry()["sum"].from_torch(b, squares, dim, keepdim)
+    return b.emit("sqrt", [total])
+
+
 _COMPOSED: Mapping[str, Rule] = {
     "aten.hardtanh.default": _hardtanh,
     "torch.nn.functional.hardtanh": _hardtanh,
@@ -179,6 +188,10 @@ _COMPOSED: Mapping[str, Rule] = {
     "aten._native_batch_norm_legit_no_training.default": _batch_norm,
     "torch.nn.functional.batch_norm": _functional_batch_norm,
     "aten.max.default": _max,
+    "aten.linalg_vector_norm.default": _norm,
+    "aten.norm.ScalarOpt_dim": _norm,
+    "torch.norm": _norm,
+    "method.norm": _norm,
     "method.size": _size,
     "method.dim": _rank,
     "method.numel": _count,
