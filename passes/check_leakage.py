@@ -87,7 +87,8 @@ def verify_lowered_text(module: Module, text: str) -> None:
 def check_leakage(module: Module, inputs: Sequence[Tensor] = ()) -> tuple[Disclosure, ...]:
     """Verify a lowered module and return everything it discloses, to whom and why.
 
-    `inputs` says how the client encodes them, and with what. Raises VerifyError if the program breaks a rule.
+    `inputs` says how the client encodes them, and with what. Raises VerifyError if the program
+    breaks a rule.
     """
     verify_lowered(module)
     return tuple(_disclosures(module, inputs))

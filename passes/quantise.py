@@ -345,8 +345,7 @@ class _Quantiser:
         low, lowest = argument[0], op.domain_of(node.attrs)[0]
         if low < lowest:
             raise CompileError(
-                f"{node.op} of values down to {low:g}, but it is only supported from "
-                f"{lowest:g} on",
+                f"{node.op} of values down to {low:g}, but it is only supported from {lowest:g} on",
                 node.loc,
                 "Check the calibration inputs, or shift or clamp the argument.",
             )

@@ -8,8 +8,6 @@ division is enough.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from srcompile.ir.graph import Module, Node

@@ -160,9 +160,7 @@ class Program:
 
     def for_parties(self) -> Program:
         """Return this program without weights and without the tables that only the client holds."""
-        inputs = tuple(
-            replace(t, encoding=replace(t.encoding, table=None)) for t in self.inputs
-        )
+        inputs = tuple(replace(t, encoding=replace(t.encoding, table=None)) for t in self.inputs)
         return replace(self.without_weights(), inputs=inputs)
 
     def digest(self) -> str:
@@ -262,7 +260,7 @@ def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
 
 def _narrowed(table: Array) -> Array:
     """Return signed integers in the smallest dtype that holds them."""
-    top = max(int(table.max(initial=0)), -1 - int(table.min(initial=0)))  # type: ignore[arg-type]
+    top = max(int(table.max(initial=0)), -1 - int(table.min(initial=0)))
     sizes = (np.int8, np.int16, np.int32, np.int64)
     return table.astype(next(s for s in sizes if top <= np.iinfo(s).max))
 
@@ -382,7 +380,9 @@ def _array(archive: zipfile.ZipFile, file: str, type_: RingType) -> Array:
 def _with_table(tensor: Tensor, number: int, archive: zipfile.ZipFile, names: set[str]) -> Tensor:
     """Return an input with the table that the file has for it, checked; sizes come first."""
     file, encoding = f"tables/{number}.npy", tensor.encoding
-    if encoding.ids and (not tensor.shape or (encoding.kind == "one_hot" and encoding.rows != tensor.shape[-1])):
+    if encoding.ids and (
+        not tensor.shape or (encoding.kind == "one_hot" and encoding.rows != tensor.shape[-1])
+    ):
         raise ProgramError(f"the input '{tensor.name}' does not fit its encoding")
     if encoding.kind != "lookup" or file not in names:
         return tensor

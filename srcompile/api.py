@@ -97,8 +97,8 @@ def compile(
 
     example_inputs: a tuple of tensors as forward() takes them, or a mapping from its parameters'
         names, as a tokenizer gives; their shapes become the program's.
-    calibration_inputs: many such tuples or mappings, typical inputs, from which value ranges are taken.
-        Without them the example inputs are the only sample.
+    calibration_inputs: many such tuples or mappings, typical inputs, from which value ranges are
+        taken. Without them the example inputs are the only sample.
     network: lan, wan, mobile or RATE_MBIT:RTT_MS, for projected times, a pool's routing rule, and
         the choice between wide rings and more rounds.
     max_width: the widest ring, if it is not to be chosen.

@@ -29,7 +29,7 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--activation-bits", default=None, type=click.IntRange(4, 30), help="Default: 16.")
 @click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 12.")
 @click.option("--embedding", default="client", show_default=True, metavar="client|secret",
-              help="Who looks token ids up: the client, which then holds the table, or nobody.")  # fmt: skip
+              help="client: it holds the table and looks up; secret: nobody does.")  # fmt: skip
 @click.version_option(package_name="srcompile")
 @reports_errors
 def main(

@@ -213,9 +213,7 @@ def _traced(module: nn.Module, given: Given, prefix: str) -> _Source:
     return _Source(module, examples, _trace(module, examples, prefix), prefix)
 
 
-def _body(
-    b: GraphBuilder, weights: Weights, source: _Source, inputs: Sequence[Input]
-) -> Outputs:
+def _body(b: GraphBuilder, weights: Weights, source: _Source, inputs: Sequence[Input]) -> Outputs:
     """Emit a module's nodes and return its outputs by name."""
     module, prefix = source.module, source.prefix
     b.loc = _forward_loc(module, prefix)

@@ -94,10 +94,28 @@ class Use:
 
 
 _COMPARES = frozenset(
-    """
-    eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not and_
-    or_ invert and or bool __and__ __or__
-    """.split()
+    [
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_not",
+        "and_",
+        "or_",
+        "invert",
+        "and",
+        "or",
+        "bool",
+        "__and__",
+        "__or__",
+    ]
 )
 
 

@@ -67,26 +67,121 @@ class Masked:
 Abstract = Known | Choice | Ids | Masked
 
 _MOVES = frozenset(
-    """
-    expand index index_select gather flip roll tile repeat diagonal unfold contiguous clone alias
-    detach lift_fresh lift_fresh_copy tril triu getitem
-    """.split()
+    [
+        "expand",
+        "index",
+        "index_select",
+        "gather",
+        "flip",
+        "roll",
+        "tile",
+        "repeat",
+        "diagonal",
+        "unfold",
+        "contiguous",
+        "clone",
+        "alias",
+        "detach",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "tril",
+        "triu",
+        "getitem",
+    ]
 ) | {base_name(name) for name in LAYOUT}
 _ELEMENTWISE = frozenset(
-    """
-    add sub rsub mul div neg abs sign eq ne lt le gt ge logical_and logical_or logical_not
-    logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor and or xor __and__ __or__ __xor__
-    and_ or_ invert where masked_fill clamp clamp_min clamp_max maximum minimum to _to_copy to_copy
-    type type_as float double half bfloat16 int long bool zeros_like ones_like full_like new_zeros
-    new_ones new_full isinf isnan floor_divide remainder pow positive pos truediv mod
-    contiguous clone alias detach lift_fresh lift_fresh_copy
-    """.split()
+    [
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "neg",
+        "abs",
+        "sign",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_not",
+        "bitwise_xor",
+        "and",
+        "or",
+        "xor",
+        "__and__",
+        "__or__",
+        "__xor__",
+        "and_",
+        "or_",
+        "invert",
+        "where",
+        "masked_fill",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "maximum",
+        "minimum",
+        "to",
+        "_to_copy",
+        "to_copy",
+        "type",
+        "type_as",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "int",
+        "long",
+        "bool",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "isinf",
+        "isnan",
+        "floor_divide",
+        "remainder",
+        "pow",
+        "positive",
+        "pos",
+        "truediv",
+        "mod",
+        "contiguous",
+        "clone",
+        "alias",
+        "detach",
+        "lift_fresh",
+        "lift_fresh_copy",
+    ]
 )
 MADE = frozenset(
-    """
-    zeros_like ones_like full_like new_zeros new_ones new_full arange full ones zeros eye linspace
-    scalar_tensor empty_like new_tensor
-    """.split()
+    [
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "arange",
+        "full",
+        "ones",
+        "zeros",
+        "eye",
+        "linspace",
+        "scalar_tensor",
+        "empty_like",
+        "new_tensor",
+    ]
 )
 _SHAPES = frozenset({"size", "dim", "numel", "getattr", "sym_size"})
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +40,21 @@ from srcompile.ops.builder import GraphBuilder
 
 _ABSTRACT = (Known, Choice, Ids, Masked)
 _KEEPS = frozenset(
-    """
-    clone detach alias contiguous lift_fresh lift_fresh_copy to _to_copy to_copy float type_as
-    dropout type
-    """.split()
+    [
+        "clone",
+        "detach",
+        "alias",
+        "contiguous",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "to",
+        "_to_copy",
+        "to_copy",
+        "float",
+        "type_as",
+        "dropout",
+        "type",
+    ]
 )
 
 
@@ -95,6 +107,7 @@ class Partial:
     # -- known, choices, ids
 
     def known(self, call: Call, args: Any, kwargs: Any, leaves: list[Any]) -> Any:
+        """Return what torch computes of known tensors."""
         if is_random(call.torch):
             return NotImplemented
         try:
@@ -109,6 +122,7 @@ class Partial:
         return replaced(value, lambda v: Known(v, name, secret) if isinstance(v, Tensor) else v)
 
     def choices(self, call: Call, args: Any, kwargs: Any, leaves: list[Any]) -> Any:
+        """Return a call on masks: moved, or on both of their values; NotImplemented for others."""
         found = [leaf for leaf in leaves if isinstance(leaf, Choice)]
         bits = list(dict.fromkeys(leaf.bit for leaf in found))
         if moves(call.torch) and isinstance(args[0], Choice) and len(found) == 1:
@@ -137,11 +151,12 @@ class Partial:
         return NotImplemented if both is None else both
 
     def moved(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return a mask whose elements a call moves."""
         choice: Choice = args[0]
 
         def apply(tensor: Tensor) -> Any:
-            first, *rest = args
-            return computed(call.torch, (tensor, *replaced(rest, _stand_in)), _plain(kwargs))
+            rest = replaced(args[1:], _stand_in)
+            return computed(call.torch, (tensor, *rest), _plain(kwargs))
 
         places = torch.arange(choice.zero.numel()).reshape(choice.zero.shape)
         found = apply(places)
@@ -154,10 +169,10 @@ class Partial:
         )
 
     def ids(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return token ids moved, or a mask that compares them with numbers."""
         given: Ids = args[0]
         if moves(call.torch) or base_name(call.torch) in _KEEPS:
-            first, *rest = args
-            rest, kwargs = replaced(rest, _stand_in), _plain(kwargs)
+            rest, kwargs = replaced(args[1:], _stand_in), _plain(kwargs)
             if base_name(call.torch) in _KEEPS:
                 return given
             return replace(given, places=computed(call.torch, (given.places, *rest), kwargs))
@@ -175,7 +190,9 @@ class Partial:
         bit = self.look_up(given, table)
         bit = self.b.emit("reshape", [bit], {"shape": tuple(given.places.shape)})
         shape = tuple(given.places.shape)
-        return Choice(bit, torch.zeros(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.bool))
+        return Choice(
+            bit, torch.zeros(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
+        )
 
     def look_up(self, ids: Ids, table: str) -> str:
         """Return a table's rows at ids."""
@@ -194,6 +211,7 @@ class Partial:
         return self.b.emit("reshape", [rows], {"shape": (*ids.places.shape, width)})
 
     def embedding(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return a look-up of token ids, or of known places."""
         given = [*args, *kwargs.values()]
         ids = next((a for a in given if isinstance(a, Ids)), None)
         table = next((a for a in given if is_operand(a)), None)
@@ -210,11 +228,13 @@ class Partial:
     # -- masks
 
     def where(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return where(condition, x, y)."""
         if kwargs or len(args) != 3:
             return NotImplemented
         return self.selected(call, args[0], args[1], args[2])
 
     def masked_fill(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return masked_fill(x, mask, value)."""
         given = [*args, *kwargs.values()]
         if len(given) != 3:
             return NotImplemented
@@ -248,7 +268,7 @@ class Partial:
             return Masked(scores.scores, self.both(scores.keep, keep))
         shape = _shape(keep)
         have = self.b.type(scores).shape
-        want = tuple(torch.broadcast_shapes(have, shape))
+        want = tuple(np.broadcast_shapes(have, shape))
         return Masked(bit_like(self.b, scores, want), keep)
 
     def both(self, first: Known | Choice, second: Known | Choice) -> Known | Choice:
@@ -263,13 +283,16 @@ class Partial:
         return found  # type: ignore[no-any-return]
 
     def negated(self, condition: Known | Choice) -> Known | Choice:
+        """Return where a condition does not hold."""
         return self.logical("torch.logical_not", condition)  # type: ignore[no-any-return]
 
     def logical(self, name: str, *args: Known | Choice) -> Any:
+        """Return a logical call on conditions."""
         call = Call("", name, args, {}, None, None)  # type: ignore[arg-type]
         return self.call(call, args, {})
 
     def add(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return scores that a mask of very low numbers is added to."""
         if kwargs or len(args) != 2:
             return NotImplemented
         for x, y in (args, args[::-1]):
@@ -280,6 +303,7 @@ class Partial:
         return NotImplemented
 
     def baddbmm(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return beta * summand + alpha * x @ y."""
         summand, x, y = args[:3]
         beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
         product = self.b.emit("matmul", [self.t.operand(x), self.t.operand(y)])
@@ -296,6 +320,7 @@ class Partial:
         return self.b.emit("add", [product, summand])
 
     def masked(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return a call on scores with a mask: softmax, or one that only moves them."""
         scores: Any = args[0]
         base = base_name(call.torch)
         if not isinstance(scores, Masked):
@@ -325,6 +350,7 @@ class Partial:
         return str(self.t.result(_as_float(keep)))
 
     def attention(self, call: Call, args: Any, kwargs: Any) -> Any:
+        """Return attention whose mask is known, or a choice; others are no case of this."""
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         mask, causal = given.pop("attn_mask", None), given.pop("is_causal", False)

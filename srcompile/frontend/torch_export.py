@@ -45,9 +45,7 @@ def trace_by_export(
     """
     try:
         with _quiet(), _no_causal_check(), torch.no_grad():
-            program = torch.export.export(
-                module, example_inputs, dict(named_inputs), strict=False
-            )
+            program = torch.export.export(module, example_inputs, dict(named_inputs), strict=False)
             program = program.run_decompositions({})
     except Exception as error:
         raise TraceFailedError(first_line(error), place_of_error(error.__traceback__)) from error

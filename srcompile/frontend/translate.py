@@ -29,7 +29,6 @@ from srcompile.frontend.rules import (
 from srcompile.frontend.trace import Call, Place, Ref, Trace, memory, with_source
 from srcompile.ops.builder import GraphBuilder
 
-
 Input = str | Choice | Ids
 """The value of an input: an operand, a mask of 0 and 1, or token ids."""
 
@@ -68,8 +67,9 @@ def translate(
 ) -> Any:
     """Emit the nodes of a trace and return its result, with operand names for tensors.
 
-    `inputs` are the values of its inputs: operands, or what is known of masks and token ids. `prefix`, a model's name in a pool, goes in front of
-    constant names and module paths. Raises CompileError at the user's line.
+    `inputs` are the values of its inputs: operands, or what is known of masks and token ids.
+    `prefix`, a model's name in a pool, goes in front of constant names and module paths. Raises
+    CompileError at the user's line.
     """
     return _Translator(trace, b, weights, inputs, prefix).run()
 
@@ -151,9 +151,7 @@ class _Translator:
                 "Nobody but the client knows them; let it compute what depends on them.",
             )
         if isinstance(value, Masked):
-            raise CompileError(
-                "attention scores with a mask can only go into softmax", self.b.loc
-            )
+            raise CompileError("attention scores with a mask can only go into softmax", self.b.loc)
         return value
 
     def choice(self, value: Choice) -> str:

@@ -45,7 +45,9 @@ def evaluate(
         for node in segment.nodes:
             operands = [values[name] for name in node.inputs]
             if node.op in INPUTS:
-                value = _enter(inputs[str(node.attrs.get("ids", node.attrs["name"]))], node, operands)
+                value = _enter(
+                    inputs[str(node.attrs.get("ids", node.attrs["name"]))], node, operands
+                )
             else:
                 value = ops[node.op].reference(operands, node.attrs)
             if node.op == "output":
@@ -73,6 +75,8 @@ def _enter(value: Array, node: Node, operands: Sequence[Array]) -> Array:
         value = hot.astype(np.float32)
     if isinstance(node.type, FixType):
         return np.rint(value.astype(np.float64) * 2.0**node.type.frac).astype(np.int64)
+    if node.op == "input" and value.dtype.kind != "f":  # a mask, given as integers or booleans
+        return value.astype(np.float32)
     return value
 
 

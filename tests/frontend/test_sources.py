@@ -52,8 +52,8 @@ model.py:13 in encoder.0: this divides by zero
     "return torch.where(x > 0, x, 0.0)": """\
 model.py:13 in encoder.0: gt is not supported
     return torch.where(x > 0, x, 0.0)
-  Write a choice with relu, clamp, torch.maximum or sigmoid. Masks and conditions may be constants, \
-or made from an input that holds 0 and 1 only.""",
+  Write a choice with relu, clamp, torch.maximum or sigmoid. Masks and conditions may be \
+constants, or made from an input that holds 0 and 1 only.""",
     "return x.argmax(1) * 2": """\
 model.py:13 in encoder.0: mul of an index is not supported
     return x.argmax(1) * 2
@@ -205,7 +205,7 @@ def test_too_many_inputs_are_refused() -> None:
     loaded = model_with("return x")
     assert isinstance(loaded.model, nn.Module)
     with pytest.raises(CompileError, match=r"forward takes 1 inputs \(x\), but 2 are given"):
-        capture(loaded.model, loaded.example_inputs * 2)
+        capture(loaded.model, (torch.ones(1, 4), torch.ones(1, 4)))
 
 
 def test_a_result_that_is_no_tensor_is_refused() -> None:
