@@ -266,11 +266,13 @@ def _narrowed(table: Array) -> Array:
 
 
 def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
-    """Write a `.srp` file, readable by its owner only if it carries weights."""
+    """Write a `.srp` file, readable by its owner only if it carries weights or a client's table."""
+    inside = weights or any(t.encoding.table is not None for t in program.inputs)
+    mode = 0o600 if inside else 0o644
     target = Path(path)
     part = target.with_name(target.name + ".part")
-    part.touch(mode=0o600 if weights else 0o644)
-    part.chmod(0o600 if weights else 0o644)
+    part.touch(mode=mode)
+    part.chmod(mode)
     part.write_bytes(dumps(program, weights=weights))
     part.replace(target)
 
