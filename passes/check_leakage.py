@@ -7,13 +7,14 @@ uses, or through `route` and `output`, which declare it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from srcompile.errors import TextError, VerifyError
 from srcompile.ir.graph import Module
 from srcompile.runtime.check import PHASES, CheckError, check
 from srcompile.runtime.isa import RingType
+from srcompile.runtime.program import Tensor
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,36 @@ def verify_lowered_text(module: Module, text: str) -> None:
         raise TextError(error.message, text, *error.pos) from None
 
 
-def check_leakage(module: Module) -> tuple[Disclosure, ...]:
+def check_leakage(module: Module, inputs: Sequence[Tensor] = ()) -> tuple[Disclosure, ...]:
     """Verify a lowered module and return everything it discloses, to whom and why.
 
-    Raises VerifyError if the program breaks a rule.
+    `inputs` says how the client encodes them, and with what. Raises VerifyError if the program
+    breaks a rule.
     """
     verify_lowered(module)
-    return tuple(_disclosures(module))
+    return tuple(_disclosures(module, inputs))
 
 
-def _disclosures(module: Module) -> Iterator[Disclosure]:
+def _tables(inputs: Sequence[Tensor]) -> Iterator[Disclosure]:
+    for tensor in inputs:
+        encoding = tensor.encoding
+        if encoding.kind == "lookup":
+            table = tensor.name.removeprefix(f"{encoding.ids}.")
+            yield Disclosure(
+                f"the table '{table}' that '{encoding.ids}' is looked up in",
+                "the client, and whoever has the program file",
+                "with embedding=client the client looks the rows up itself; what follows is secret",
+            )
+        elif encoding.kind == "one_hot":
+            yield Disclosure(
+                f"how many rows the tables have that '{encoding.ids}' is looked up in: "
+                f"{encoding.rows}",
+                "the client",
+                "with embedding=secret it encodes the ids by that; the tables stay secret weights",
+            )
+
+
+def _disclosures(module: Module, inputs: Sequence[Tensor]) -> Iterator[Disclosure]:
     online = module.function("online")
     ops = [n.op for n in online.nodes()]
     if any(op.startswith("plain_") for op in ops):
@@ -120,6 +141,7 @@ def _disclosures(module: Module) -> Iterator[Disclosure]:
         yield Disclosure(f"the output '{name}'", "the client", "it is what the program computes")
     for name in (str(n.attrs["name"]) for n in online.nodes() if n.op == "input"):
         yield Disclosure(f"the mask of the input '{name}'", "the client", "the input is its own")
+    yield from _tables(inputs)
     opened = sum(op in ("open", "input") for op in ops)
     of_routes = " in all segments together" if routes else ""
     yield Disclosure(

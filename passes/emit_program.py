@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from srcompile.runtime.check import PHASES
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.program import (
     Constant,
+    Encoding,
     Instruction,
     Layer,
     Program,
@@ -92,12 +94,29 @@ def interface_of(
             type_ = types[node.out]
             assert isinstance(type_, FixType)
             name = str(node.attrs["name"])
-            low, high = formats.widened(calibrated[name])
+            encoding = _encoding(fixed, node, type_)
+            low, high = _INFINITE if encoding.ids else formats.widened(calibrated[name])
             ring = int(node.attrs["ring"])  # type: ignore[arg-type]
-            inputs.append(Tensor(name, type_.shape, type_.frac, ring, low, high))
+            inputs.append(Tensor(name, type_.shape, type_.frac, ring, low, high, encoding))
         elif node.op == "output":
             type_ = types[node.inputs[0]]
             assert isinstance(type_, FixType)
             name = str(node.attrs["name"])
             outputs[name] = Tensor(name, type_.shape, type_.frac, type_.bits)
     return Interface(tuple(inputs), tuple(outputs.values()))
+
+
+_INFINITE = (-math.inf, math.inf)
+
+
+def _encoding(fixed: Module, node: Node, type_: FixType) -> Encoding:
+    """Return how the client encodes an input."""
+    ids = str(node.attrs.get("ids", ""))
+    if not ids:
+        return Encoding("bits" if node.attrs.get("bits") else "plain")
+    if not node.inputs:
+        return Encoding("one_hot", ids, type_.shape[-1])
+    table = fixed.consts[node.inputs[0]].data
+    if table is None:
+        raise CompileError(f"the data of the table {node.inputs[0]} is missing", node.loc)
+    return Encoding("lookup", ids, table.shape[0], table)

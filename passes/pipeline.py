@@ -20,15 +20,18 @@ from srcompile.passes.cost import Cost, Network, estimate_cost
 from srcompile.passes.emit_program import Interface, emit_program, interface_of
 from srcompile.passes.expand import expand
 from srcompile.passes.fold_constants import fold_constants
+from srcompile.passes.fuse_functions import fuse_functions
 from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
+from srcompile.passes.place_embeddings import place_embeddings
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, Gate, quantise
 from srcompile.passes.remove_unused import remove_unused
 from srcompile.passes.reorder_relu import reorder_relu
 from srcompile.passes.schedule_rounds import schedule_rounds
+from srcompile.passes.sink_broadcasts import sink_broadcasts
 from srcompile.runtime.program import Program
 
 ROUTE_COSTS = "@route.costs"
@@ -47,6 +50,7 @@ class Options:
     max_width: int | None = None
     cost_weight: float = 0.0
     approximations: Mapping[str, str] = field(default_factory=dict)
+    embedding: str = "client"
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,10 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
         lambda m: approximate(m, ops, options.approximations),
         lambda m: fold_constants(m, ops),
         merge_common,
+        lambda m: place_embeddings(m, ops, options.embedding),
+        lambda m: sink_broadcasts(m, ops),
+        lambda m: fuse_functions(m, ops),
+        merge_common,
         reorder_relu,
         lambda m: calibrate(m, ops, samples),
     )
@@ -137,8 +145,8 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     lowered = remove_unused(lowered)
     verify_lowered(lowered)
     schedule = schedule_rounds(lowered)
-    leakage = check_leakage(schedule)
     interface = interface_of(fixed, _input_ranges(module), options.formats)
+    leakage = check_leakage(schedule, interface.inputs)
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network)
     known = (interface, program, cost, leakage, module, tuple(gates))

@@ -291,10 +291,17 @@ class _Quantiser:
             self.sizes[out] = node.type.size
 
     def input(self, node: Node, inputs: list[str]) -> str:
+        if node.attrs.get("bits"):
+            table = [self.summand(i, 0) for i in inputs]
+            return self.emit("input", table, 0, (0.0, 1.0), node.attrs, node.out)
         range_ = self.range_of(node)
+        for name in inputs:  # the client's table: whatever row it takes lies in its range
+            data = np.asarray(self.module.consts[name].data)
+            range_ = (float(data.min(initial=0.0)), float(data.max(initial=0.0)))
         assert isinstance(node.type, FloatType)
         frac = self.precise(range_, node.type.size)
-        return self.emit("input", [], frac, range_, node.attrs, node.out)
+        table = [self.summand(i, frac) for i in inputs]
+        return self.emit("input", table, frac, range_, node.attrs, node.out)
 
     def result(self, node: Node, inputs: list[str]) -> str:
         if inputs[0].startswith("@"):
@@ -410,24 +417,23 @@ class _Quantiser:
         argument = self.calibrated[node.inputs[0]]
         if argument is None:
             raise CompileError(f"the argument of {node.op} has no calibrated range", node.loc)
-        low = argument[0]
-        if low < op.domain[0]:
+        low, lowest = argument[0], op.domain_of(node.attrs)[0]
+        if low < lowest:
             raise CompileError(
-                f"{node.op} of values down to {low:g}, but it is only supported from "
-                f"{op.domain[0]:g} on",
+                f"{node.op} of values down to {low:g}, but it is only supported from {lowest:g} on",
                 node.loc,
                 "Check the calibration inputs, or shift or clamp the argument.",
             )
         below, above = self.formats.widened(argument)
-        if op.domain[0] > -math.inf:  # keep away from a pole: divide rather than subtract
-            below = max(low / self.formats.margin, op.domain[0])
+        if lowest > -math.inf:  # keep away from a pole: divide rather than subtract
+            below = max(low / self.formats.margin, lowest)
         return (below, above)
 
     # -- ranges that follow from counting, not from samples
 
     def note_sound(self, node: Node) -> None:
         """Note a sound range for counts: 0..1 from a comparison, and linear maps of such."""
-        if node.op in ("nonneg", "equals", "levels"):
+        if node.op in ("nonneg", "equals", "levels") or node.attrs.get("bits"):
             self.sound[node.out] = (0.0, 1.0)
             return
         known = [self.sound.get(i) or self._const_range(i) for i in node.inputs]

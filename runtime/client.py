@@ -63,21 +63,22 @@ def check_shares(program: Program, shares: Mapping[str, Array]) -> dict[str, Rin
 def split_batch(program: Program, arrays: Mapping[str, Array]) -> list[dict[str, Array]]:
     """Return one set of inputs for each inference that `arrays` holds.
 
-    An array has an input's shape, or, if the program's first axis is 1, any number of rows.
-    Raises InputError, naming the input, for anything else: names, types, shapes, NaN, range.
+    An array has an input's shape, or, if the program's first axis is 1, any number of rows. Token
+    ids are given as they are, under their own name. Raises InputError, naming the input, for
+    anything else: names, types, shapes, NaN, range.
     """
-    wanted = {t.name: t for t in program.inputs}
+    wanted = {t.given: t for t in program.inputs}
     if set(arrays) != set(wanted):
         raise InputError(
             f"the inputs are {', '.join(sorted(arrays)) or 'none'}; "
             f"the program takes {', '.join(sorted(wanted))}"
         )
-    counts = {_rows(t, check_input(t, arrays[name])) for name, t in wanted.items()}
+    counts = {_rows(t, check_input(t, arrays[t.given])) for t in program.inputs}
     if len(counts) != 1:
         raise InputError(f"the inputs have different numbers of rows: {sorted(counts)}")
     count = counts.pop()
     if count == 1:
-        return [{name: np.reshape(arrays[name], t.shape) for name, t in wanted.items()}]
+        return [{name: np.reshape(arrays[name], t.given_shape) for name, t in wanted.items()}]
     return [{name: arrays[name][k : k + 1] for name in wanted} for k in range(count)]
 
 
@@ -90,7 +91,7 @@ def one_inference(program: Program, arrays: Mapping[str, Array]) -> dict[str, Ar
 
 
 def _rows(tensor: Tensor, array: Array) -> int:
-    if array.shape == tensor.shape:
+    if array.shape == tensor.given_shape:
         return 1
     assert tensor.shape[0] == 1
     return int(array.shape[0])
@@ -98,22 +99,25 @@ def _rows(tensor: Tensor, array: Array) -> int:
 
 def check_input(tensor: Tensor, array: Array) -> Array:
     """Return `array` if it fits the input. Raises InputError if it does not."""
-    name, shape = tensor.name, tuple(array.shape)
+    name, shape, wanted = tensor.given, tuple(array.shape), tensor.given_shape
     if array.dtype.kind not in "fiub":
         raise InputError(f"input '{name}' has the type {array.dtype}; it must hold numbers")
     rows_fit = (
-        len(shape) == len(tensor.shape) > 0
-        and tensor.shape[0] == 1
-        and shape[1:] == tensor.shape[1:]
+        len(shape) == len(wanted) > 0
+        and wanted[0] == 1
+        and shape[1:] == wanted[1:]
         and shape[0] > 0
     )
-    if shape != tensor.shape and not rows_fit:
-        raise InputError(f"input '{name}' has the shape {shape}; the program takes {tensor.shape}")
+    if shape != wanted and not rows_fit:
+        raise InputError(f"input '{name}' has the shape {shape}; the program takes {wanted}")
     if not np.all(np.isfinite(array)):
         raise InputError(f"input '{name}' holds NaN or infinite values")
     if array.size == 0:
         return array
     low, high = float(array.min()), float(array.max())
+    if tensor.encoding.kind != "plain":
+        _check_whole(tensor, array, low, high)
+        return array
     if low < tensor.low or high > tensor.high:
         raise InputError(
             f"input '{name}' has values from {low:g} to {high:g}; the program was calibrated for "
@@ -122,9 +126,32 @@ def check_input(tensor: Tensor, array: Array) -> Array:
     return array
 
 
+def _check_whole(tensor: Tensor, array: Array, low: float, high: float) -> None:
+    """Raise InputError unless a mask holds 0 and 1, and token ids are rows of the table."""
+    top = tensor.encoding.rows - 1 if tensor.encoding.ids else 1
+    what = f"token ids from 0 to {top}" if tensor.encoding.ids else "0 and 1 only"
+    if tensor.encoding.ids and array.dtype.kind not in "iu":
+        raise InputError(f"input '{tensor.given}' has the type {array.dtype}; it holds {what}")
+    if low < 0 or high > top or not np.all(array == np.rint(array)):
+        raise InputError(
+            f"input '{tensor.given}' has values from {low:g} to {high:g}; it holds {what}"
+        )
+
+
 def encode(tensor: Tensor, array: Array) -> Ring:
-    """Return the fixed-point integers of an input as elements of its ring, (elements,)."""
-    scaled = np.rint(array.astype(np.float64) * 2.0**tensor.frac).astype(np.int64)
+    """Return the fixed-point integers of an input as elements of its ring, (elements,).
+
+    Raises ProgramError if it takes a table that this program does not have.
+    """
+    encoding = tensor.encoding
+    if encoding.kind == "lookup":
+        if encoding.table is None:
+            raise ProgramError(f"the program does not carry the table of '{tensor.name}'")
+        scaled = np.asarray(encoding.table, np.int64)[array]
+    elif encoding.kind == "one_hot":
+        scaled = (np.arange(encoding.rows) == array[..., None]).astype(np.int64) << tensor.frac
+    else:
+        scaled = np.rint(array.astype(np.float64) * 2.0**tensor.frac).astype(np.int64)
     return scaled.view(np.uint64).astype(ring_dtype(tensor.width)).reshape(-1)
 
 
@@ -135,7 +162,7 @@ def send_inputs(
     tensors = {t.name: t for t in program.inputs}
     names = [str(i.attrs["name"]) for i in program.functions["online"][0] if i.op == "input"]
     for tensor in (tensors[name] for name in names):
-        x = encode(tensor, inputs[tensor.name])
+        x = encode(tensor, inputs[tensor.given])
         size = packed_bytes(x.size, tensor.width)
         for party in parties:
             share = np.frombuffer(party.receive(size), np.uint8)

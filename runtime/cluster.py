@@ -101,7 +101,7 @@ class LocalCluster:
     def _start(self) -> None:
         token = secrets.token_bytes(32)
         path = str(Path(self._folder.name) / "program.srp")
-        save(self.program, path, weights=False)
+        save(self.program.for_parties(), path, weights=False)
         with listen() as first, listen() as second:
             ports = (first.getsockname()[1], second.getsockname()[1])
             listeners = {"party0": first.fileno(), "party1": second.fileno(), "dealer": -1}

@@ -170,7 +170,12 @@ class Engine:
 
     def _matmul(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         name = i.inputs[1]
-        return lambda a, b: self.kernels.matmul(a, self._packed.get(name, b))
+
+        def matmul(a: Ring, b: Ring) -> Ring:
+            packed = self._packed.get(name)
+            return self.kernels.matmul(a, b if packed is None else packed)
+
+        return matmul
 
     def _conv2d(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         a: Any = i.attrs

@@ -68,7 +68,7 @@ class LocalSession:
         self._peers = peers or local_pair("party 0", "party 1")
         clients = [local_pair(f"party {p}", "the client") for p in (0, 1)]
         self._clients: list[LocalChannel] = [ends[1] for ends in clients]
-        public = program.without_weights()
+        public = program.for_parties()
         self.parties = [
             Party(public, p, kernels, own[p], self._peers[p], clients[p][0]) for p in (0, 1)
         ]

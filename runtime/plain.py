@@ -50,7 +50,7 @@ class PlainRunner:
 
     def _read(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         tensor = self._inputs[str(i.attrs["name"])]
-        return lambda run: encode(tensor, run.inputs[tensor.name]).reshape(tensor.shape)
+        return lambda run: encode(tensor, run.inputs[tensor.given]).reshape(tensor.shape)
 
     def _write(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         tensor, width = self._outputs[str(i.attrs["name"])], types[0].width

@@ -1,7 +1,8 @@
 """Programs and their file format, `.srp`.
 
-A `.srp` file is a zip archive: `program.json` (format 1: everything but arrays) and one
-`constants/N.npy` for each constant it carries. Weights can be left out; the parties need only
+A `.srp` file is a zip archive: `program.json` (format 2: everything but arrays), one
+`constants/N.npy` for each constant it carries, and one `tables/N.npy` for input N if the client
+looks it up. Weights can be left out; the parties need only
 shares of them. Whatever is read is checked before it is used: the archive, the version, every
 field, every instruction's type, and the rules in srcompile.runtime.check.
 """
@@ -27,7 +28,7 @@ from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.isa import KINDS, Attr, RingType
 from srcompile.runtime.kernels import ring_dtype
 
-FORMAT = 1
+FORMAT = 2
 MAX_JSON_BYTES = 1 << 30
 Array = NDArray[np.generic]
 
@@ -55,6 +56,27 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How the client makes an input of what it is given.
+
+    plain    real numbers
+    bits     0 and 1
+    lookup   the rows of `table` at token ids, which are given under the name `ids`
+    one_hot  for each of these ids `rows` values, 1 at the id and 0 elsewhere
+
+    The table holds integers with the input's fraction bits. Parties do not get it.
+    """
+
+    kind: str = "plain"
+    ids: str = ""
+    rows: int = 0
+    table: Array | None = field(default=None, compare=False)
+
+
+ENCODINGS = ("plain", "bits", "lookup", "one_hot")
+
+
+@dataclass(frozen=True)
 class Tensor:
     """An input or output: name, shape, fraction bits, ring width, and the values it may take."""
 
@@ -64,6 +86,17 @@ class Tensor:
     width: int
     low: float = float("-inf")
     high: float = float("inf")
+    encoding: Encoding = field(default=Encoding())
+
+    @property
+    def given(self) -> str:
+        """The name under which the client is given this input."""
+        return self.encoding.ids or self.name
+
+    @property
+    def given_shape(self) -> tuple[int, ...]:
+        """The shape of what the client is given."""
+        return self.shape[:-1] if self.encoding.ids else self.shape
 
 
 @dataclass(frozen=True)
@@ -125,6 +158,11 @@ class Program:
         }
         return replace(self, constants=MappingProxyType(public))
 
+    def for_parties(self) -> Program:
+        """Return this program without weights and without the tables that only the client holds."""
+        inputs = tuple(replace(t, encoding=replace(t.encoding, table=None)) for t in self.inputs)
+        return replace(self.without_weights(), inputs=inputs)
+
     def digest(self) -> str:
         """Return the SHA-256 of all that the parties must agree on; weights are not part of it."""
         state = hashlib.sha256(_json_text(self).encode())
@@ -178,7 +216,8 @@ def _instruction_json(i: Instruction) -> list[Any]:
 
 
 def _tensor_json(t: Tensor) -> list[Any]:
-    return [t.name, list(t.shape), t.frac, t.width, t.low, t.high]
+    encoding = [t.encoding.kind, t.encoding.ids, t.encoding.rows]
+    return [t.name, list(t.shape), t.frac, t.width, t.low, t.high, encoding]
 
 
 def _json_text(program: Program) -> str:
@@ -206,18 +245,34 @@ def dumps(program: Program, *, weights: bool = True) -> bytes:
         archive.writestr(zipfile.ZipInfo("program.json"), _json_text(program))
         for number, const in enumerate(program.constants.values()):
             if const.data is not None:
-                array = io.BytesIO()
-                np.save(array, np.ascontiguousarray(const.data), allow_pickle=False)
-                archive.writestr(zipfile.ZipInfo(f"constants/{number}.npy"), array.getvalue())
+                _write(archive, f"constants/{number}.npy", const.data)
+        for number, tensor in enumerate(program.inputs):
+            if tensor.encoding.table is not None:
+                _write(archive, f"tables/{number}.npy", _narrowed(tensor.encoding.table))
     return out.getvalue()
 
 
+def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
+    array = io.BytesIO()
+    np.save(array, np.ascontiguousarray(data), allow_pickle=False)
+    archive.writestr(zipfile.ZipInfo(name), array.getvalue())
+
+
+def _narrowed(table: Array) -> Array:
+    """Return signed integers in the smallest dtype that holds them."""
+    top = max(int(table.max(initial=0)), -1 - int(table.min(initial=0)))
+    sizes = (np.int8, np.int16, np.int32, np.int64)
+    return table.astype(next(s for s in sizes if top <= np.iinfo(s).max))
+
+
 def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
-    """Write a `.srp` file, readable by its owner only if it carries weights."""
+    """Write a `.srp` file, readable by its owner only if it carries weights or a client's table."""
+    inside = weights or any(t.encoding.table is not None for t in program.inputs)
+    mode = 0o600 if inside else 0o644
     target = Path(path)
     part = target.with_name(target.name + ".part")
-    part.touch(mode=0o600 if weights else 0o644)
-    part.chmod(0o600 if weights else 0o644)
+    part.touch(mode=mode)
+    part.chmod(mode)
     part.write_bytes(dumps(program, weights=weights))
     part.replace(target)
 
@@ -302,7 +357,7 @@ def _program(fields: dict[str, Any], archive: zipfile.ZipFile, names: set[str]) 
         raise ProgramError(f"the functions have {sorted(counts)} segments, not {len(segments)}")
     return Program(
         _text(fields["target"]),
-        tuple(map(_tensor, fields["inputs"])),
+        tuple(_with_table(_tensor(t), k, archive, names) for k, t in enumerate(fields["inputs"])),
         tuple(map(_tensor, fields["outputs"])),
         segments,
         MappingProxyType(functions),
@@ -322,6 +377,24 @@ def _array(archive: zipfile.ZipFile, file: str, type_: RingType) -> Array:
     if type_.width < 8 * dtype.itemsize and array.size and int(array.max()) >> type_.width:
         raise ProgramError(f"{file} holds values of more than {type_.width} bits")
     return array
+
+
+def _with_table(tensor: Tensor, number: int, archive: zipfile.ZipFile, names: set[str]) -> Tensor:
+    """Return an input with the table that the file has for it, checked; sizes come first."""
+    file, encoding = f"tables/{number}.npy", tensor.encoding
+    if encoding.ids and (
+        not tensor.shape or (encoding.kind == "one_hot" and encoding.rows != tensor.shape[-1])
+    ):
+        raise ProgramError(f"the input '{tensor.name}' does not fit its encoding")
+    if encoding.kind != "lookup" or file not in names:
+        return tensor
+    shape = (encoding.rows, tensor.shape[-1])
+    if archive.getinfo(file).file_size > shape[0] * shape[1] * 8 + 4096:
+        raise ProgramError(f"{file} is larger than a table of {shape}")
+    table: Array = np.load(io.BytesIO(archive.read(file)), allow_pickle=False)
+    if table.dtype.kind != "i" or table.shape != shape:
+        raise ProgramError(f"{file} holds {table.dtype}{table.shape}, not integers{shape}")
+    return replace(tensor, encoding=replace(encoding, table=table.astype(np.int64)))
 
 
 def _text(value: object) -> str:
@@ -373,5 +446,9 @@ def _instruction(value: Any) -> Instruction:
 
 
 def _tensor(value: Any) -> Tensor:
-    name, shape, frac, width, low, high = value
-    return Tensor(_text(name), _shape(shape), _int(frac), _int(width), float(low), float(high))
+    name, shape, frac, width, low, high, (kind, ids, rows) = value
+    if kind not in ENCODINGS or (kind in ("lookup", "one_hot")) != bool(ids):
+        raise ValueError(f"{kind!r} is no encoding of an input")
+    encoding = Encoding(_text(kind), _text(ids), _int(rows))
+    range_ = float(low), float(high)
+    return Tensor(_text(name), _shape(shape), _int(frac), _int(width), *range_, encoding)

@@ -11,9 +11,10 @@ import numpy as np
 
 from srcompile.errors import UserError
 from srcompile.frontend.capture import capture, capture_pool
-from srcompile.ir.graph import Array, Module
+from srcompile.ir.graph import Array, Module, Node
 from srcompile.ir.printer import print_module
 from srcompile.ops import registry
+from srcompile.ops.program import INPUTS
 from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
@@ -104,17 +105,21 @@ def compile(
     formats: Formats | None = None,
     max_width: int | None = None,
     approximations: Mapping[str, str] | None = None,
+    embedding: str = "client",
 ) -> Compiled:
     """Compile `model` for `target`.
 
-    example_inputs: a tuple of tensors as forward() takes them; their shapes become the program's.
-    calibration_inputs: many such tuples, typical inputs, from which value ranges are taken.
-        Without them the example inputs are the only sample.
+    example_inputs: a tuple of tensors as forward() takes them, or a mapping from its parameters'
+        names, as a tokenizer gives; their shapes become the program's.
+    calibration_inputs: many such tuples or mappings, typical inputs, from which value ranges are
+        taken. Without them the example inputs are the only sample.
     network: lan, wan, mobile or RATE_MBIT:RTT_MS, for projected times, a pool's routing rule, and
         the choice between wide rings and more rounds.
     max_width: the widest ring, if it is not to be chosen.
     approximations: cheaper functions by op, such as {"gelu": "quad"}, for models trained with them
         (passes/approximate.py).
+    embedding: who looks token ids up. client: the client, which then holds the table. secret: the
+        parties, from one-hot encodings; the table stays secret, and the input is large.
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments.
     """
     options = Options(
@@ -124,10 +129,11 @@ def compile(
         max_width,
         model.cost_weight if isinstance(model, Pool) else 0.0,
         approximations or {},
+        embedding,
     )
-    inputs = as_tuple(example_inputs)
+    inputs = as_given(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)
-    rows = [inputs] if calibration_inputs is None else [as_tuple(s) for s in calibration_inputs]
+    rows = [inputs] if calibration_inputs is None else [as_given(s) for s in calibration_inputs]
     if not rows:
         raise UserError("calibration_inputs is empty; give at least one sample")
     samples = samples_of(captured, rows)
@@ -135,18 +141,33 @@ def compile(
     return Compiled(stages, captured, samples)
 
 
-def as_tuple(inputs: Any) -> tuple[Any, ...]:
-    """Return inputs as a tuple: one tensor alone counts as a tuple of one."""
+def as_given(inputs: Any) -> Any:
+    """Return inputs as a tuple, or a mapping as it is: one tensor alone is a tuple of one."""
+    if isinstance(inputs, Mapping):
+        return inputs
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
-def samples_of(module: Module, rows: Sequence[tuple[Any, ...]]) -> Samples:
-    """Return calibration samples by input name. Raises UserError if one does not fit."""
-    tensors = [n for n in module.main.nodes() if n.op == "input"]
+def samples_of(module: Module, rows: Sequence[Any]) -> Samples:
+    """Return calibration samples, tuples or mappings, by input name.
+
+    Raises UserError if one does not fit.
+    """
+    tensors = [n for n in module.main.nodes() if n.op in INPUTS]
     return [_sample(tensors, row, k) for k, row in enumerate(rows)]
 
 
-def _sample(inputs: Sequence[Any], row: tuple[Any, ...], number: int) -> Mapping[str, Array]:
+def _sample(inputs: Sequence[Node], given: Any, number: int) -> Mapping[str, Array]:
+    names = [str(node.attrs["name"]) for node in inputs]
+    if isinstance(given, Mapping):
+        if set(given) != set(names):
+            raise UserError(
+                f"calibration sample {number} gives {', '.join(given)}; "
+                f"the model takes {', '.join(names)}"
+            )
+        row = tuple(given[name] for name in names)
+    else:
+        row = given
     if len(row) != len(inputs):
         raise UserError(
             f"calibration sample {number} has {len(row)} tensors; the model takes {len(inputs)}"
@@ -162,5 +183,17 @@ def _sample(inputs: Sequence[Any], row: tuple[Any, ...], number: int) -> Mapping
             )
         if not np.all(np.isfinite(array)):
             raise UserError(f"calibration sample {number} has NaN or infinite values in '{name}'")
-        sample[name] = array.astype(np.float32)
+        if node.op == "ids" or node.attrs.get("bits"):
+            _check_whole(node, array, number)
+        sample[name] = array.astype(np.int64 if node.op == "ids" else np.float32)
     return sample
+
+
+def _check_whole(node: Node, array: Array, number: int) -> None:
+    wanted = "0 and 1" if node.attrs.get("bits") else "token ids"
+    whole = array.dtype.kind in "iub" or bool(np.all(array == np.rint(array)))
+    fits = whole and bool(np.all(array >= 0))
+    if not fits or (node.attrs.get("bits") and bool(np.any(array > 1))):
+        raise UserError(
+            f"calibration sample {number} does not give {wanted} for '{node.attrs['name']}'"
+        )

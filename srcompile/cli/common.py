@@ -59,8 +59,9 @@ def read_inputs(path: str, program: Program) -> dict[str, Array]:
         raise InputError(f"there is no file {path}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no .npz file of plain arrays ({error})") from None
-    if len(arrays) == len(program.inputs) == 1:
-        return {program.inputs[0].name: next(iter(arrays.values()))}
+    names = {tensor.given for tensor in program.inputs}
+    if len(arrays) == len(names) == 1:
+        return {names.pop(): next(iter(arrays.values()))}
     return arrays
 
 

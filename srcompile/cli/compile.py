@@ -33,6 +33,8 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--precision-bits", default=None, type=click.IntRange(0, 20), help="Default: 8.")
 @click.option("--activation-bits", default=None, type=click.IntRange(4, 30), help="Default: 20.")
 @click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 16.")
+@click.option("--embedding", default="client", show_default=True, metavar="client|secret",
+              help="client: it holds the table and looks up; secret: nobody does.")  # fmt: skip
 @click.version_option(package_name="srcompile")
 @reports_errors
 def main(
@@ -50,6 +52,7 @@ def main(
     precision_bits: int | None,
     activation_bits: int | None,
     weight_bits: int | None,
+    embedding: str,
 ) -> None:
     """Compile MODEL.py, which defines `model` and `example_inputs`, into a secure program."""
     from srcompile.api import LEVELS, compile
@@ -79,6 +82,7 @@ def main(
             network=network,
             formats=formats,
             approximations=_choices(chosen),
+            embedding=embedding,
         )
     if not loaded.calibration_inputs:
         click.echo(
@@ -139,7 +143,7 @@ def _write(compiled: Any, out: str, shares: tuple[str, str] | None) -> None:
 
 def _run(compiled: Any, loaded: Any, run_file: str) -> dict[str, Any]:
     """Run the program in this process, and the model in float beside it."""
-    from srcompile.api import as_tuple, samples_of
+    from srcompile.api import as_given, samples_of
     from srcompile.ops import registry
     from srcompile.ops.interpreter import evaluate
     from srcompile.runtime.client import split_batch
@@ -151,7 +155,7 @@ def _run(compiled: Any, loaded: Any, run_file: str) -> dict[str, Any]:
     if run_file:
         arrays = read_inputs(run_file, program)
     else:
-        (sample,) = samples_of(compiled.captured, [as_tuple(loaded.example_inputs)])
+        (sample,) = samples_of(compiled.captured, [as_given(loaded.example_inputs)])
         arrays = dict(sample)
     batch = split_batch(program, arrays)
     outputs, routes, expected = [], [], []

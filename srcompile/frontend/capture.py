@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
+import functools
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from srcompile.errors import CompileError, Loc
 from srcompile.frontend.hints import CONTROL_FLOW
+from srcompile.frontend.inputs import Examples, Given, Use, examples_of, is_bits, uses_of
+from srcompile.frontend.known import Choice, Ids
 from srcompile.frontend.rules import is_operand, rules
 from srcompile.frontend.torch_export import trace_by_export
 from srcompile.frontend.torch_fx import trace_by_fx
 from srcompile.frontend.trace import Trace, TraceFailedError, is_users, shown, with_source
-from srcompile.frontend.translate import Weights, clean, translate
+from srcompile.frontend.translate import Input, Weights, clean, translate
 from srcompile.ir.graph import Array, Attr, Module
 from srcompile.ops import registry
 from srcompile.ops.builder import GraphBuilder
@@ -28,24 +32,26 @@ Outputs = dict[str, str]
 COSTS = "route.costs"
 
 
-def capture(module: nn.Module, example_inputs: Sequence[Tensor]) -> Module:
+def capture(module: nn.Module, example_inputs: Given) -> Module:
     """Return a model as a graph-level module with one segment, "main".
 
-    Inputs have the names of forward's parameters. The output is called `output`; of several, those
+    Inputs have the names of forward's parameters. Token ids become `ids`, for embeddings only;
+    masks, of 0 and 1, become `input` with `bits`. The output is called `output`; of several, those
     of a tuple are `output0`, `output1`, .., those of a dict have its keys. Parameters and buffers
     are secret constants under their paths. The model is taken in evaluation mode and left as it
     was. Raises CompileError, at the user's line, for what cannot be compiled.
     """
     b = GraphBuilder(registry())
-    operands = _inputs(b, module, example_inputs, "")
-    outputs = _body(b, Weights(b), module, example_inputs, operands, "")
+    source = _traced(module, example_inputs, "")
+    inputs = _inputs(b, source.examples, uses_of(source.trace), _forward_loc(module, ""))
+    outputs = _body(b, Weights(b), source, inputs)
     _emit_outputs(b, outputs)
     b.end_segment("main")
     return b.module()
 
 
 def capture_pool(
-    pool: Pool, example_inputs: Sequence[Tensor], route_costs: np.ndarray[Any, Any] | None = None
+    pool: Pool, example_inputs: Given, route_costs: np.ndarray[Any, Any] | None = None
 ) -> Module:
     """Return a routed pool as a graph-level module.
 
@@ -57,7 +63,8 @@ def capture_pool(
     the inputs are a batch of one, the router gives one utility for each model, and the models'
     outputs agree.
     """
-    for tensor in example_inputs:
+    given = example_inputs.values() if isinstance(example_inputs, Mapping) else example_inputs
+    for tensor in given:
         if tensor.ndim and tensor.shape[0] != 1:
             raise CompileError(
                 f"a pool is routed one input at a time, but this batch holds {tensor.shape[0]}",
@@ -65,8 +72,14 @@ def capture_pool(
             )
     b = GraphBuilder(registry())
     weights = Weights(b)
-    operands = _inputs(b, pool.router, example_inputs, "router")
-    result = _body(b, weights, pool.router, example_inputs, operands, "router")
+    router = _traced(pool.router, example_inputs, "router")
+    models = [_traced(model, example_inputs, name) for name, model in pool.models.items()]
+    uses = [
+        functools.reduce(operator.or_, together)
+        for together in zip(*(uses_of(source.trace) for source in (router, *models)), strict=True)
+    ]
+    inputs = _inputs(b, router.examples, uses, _forward_loc(pool.router, "router"))
+    result = _body(b, weights, router, inputs)
     utilities = _utilities(b, pool, result, route_costs)
     if pool.route == "reveal":
         b.emit("route", [b.emit("argmax", [utilities], {"axis": 0, "keepdims": False})])
@@ -75,8 +88,8 @@ def capture_pool(
         hot = b.emit("one_hot_max", [utilities])
     captured: dict[str, Outputs] = {}
     signature: Mapping[str, str] = {}
-    for index, (name, model) in enumerate(pool.models.items()):
-        captured[name] = _body(b, weights, model, example_inputs, operands, name)
+    for index, (name, source) in enumerate(zip(pool.models, models, strict=True)):
+        captured[name] = _body(b, weights, source, inputs)
         found = {out: str(b.type(operand)) for out, operand in captured[name].items()}
         signature = signature or found
         _check_alike(pool.names[0], signature, name, found)
@@ -152,38 +165,40 @@ def _check_alike(
     )
 
 
-def _inputs(
-    b: GraphBuilder, module: nn.Module, example_inputs: Sequence[Tensor], prefix: str
-) -> list[str]:
-    """Emit an `input` node for each example input."""
-    b.loc = _forward_loc(module, prefix)
-    operands = []
-    for name, tensor in zip(_input_names(module, len(example_inputs)), example_inputs, strict=True):
-        if not tensor.is_floating_point():
+@dataclass(frozen=True)
+class _Source:
+    """A module that is traced, and its name in a pool."""
+
+    module: nn.Module
+    examples: Examples
+    trace: Trace
+    prefix: str
+
+
+def _inputs(b: GraphBuilder, examples: Examples, uses: Sequence[Use], loc: Loc) -> list[Input]:
+    """Emit a node for each input and return what is known of them."""
+    b.loc = loc
+    found: list[Input] = []
+    for (name, tensor), use in zip(examples.tensors.items(), uses, strict=True):
+        shape, out = tuple(tensor.shape), f"%{clean(name)}"
+        attrs: dict[str, Attr] = {"name": name, "shape": shape}
+        real = tensor.is_floating_point()
+        if use.rows and not real:
+            ids = b.emit("ids", [], attrs, name=out)
+            found.append(Ids(ids, torch.arange(tensor.numel()).reshape(shape)))
+        elif is_bits(tensor) and (use.as_mask or not real):
+            bit = b.emit("input", [], {**attrs, "bits": True}, name=out)
+            found.append(Choice(bit, torch.zeros_like(tensor), torch.ones_like(tensor)))
+        elif real:
+            found.append(b.emit("input", [], attrs, name=out))
+        else:
             raise CompileError(
-                f"the input '{name}' holds {tensor.dtype} values; inputs are real numbers",
+                f"the input '{name}' holds {tensor.dtype} values; inputs are real numbers, masks "
+                "of 0 and 1, or token ids that an embedding looks up",
                 b.loc,
-                "Convert it, or let the client look embeddings up and take them as the input.",
+                "Convert it to real numbers, or look it up in an nn.Embedding.",
             )
-        attrs: dict[str, Attr] = {"name": name, "shape": tuple(tensor.shape)}
-        operands.append(b.emit("input", [], attrs, name=f"%{clean(name)}"))
-    return operands
-
-
-def _input_names(module: nn.Module, count: int) -> list[str]:
-    """Return the names of forward's first parameters; those of *args are args0, args1, .."""
-    names: list[str] = []
-    for parameter in inspect.signature(module.forward).parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}{i}" for i in range(count - len(names))]
-        elif parameter.kind is not parameter.KEYWORD_ONLY:
-            names.append(parameter.name)
-    if len(names) < count:
-        raise CompileError(
-            f"forward takes {len(names)} inputs ({', '.join(names)}), but {count} are given",
-            _forward_loc(module, ""),
-        )
-    return names[:count]
+    return found
 
 
 def _forward_loc(module: nn.Module, prefix: str) -> Loc:
@@ -193,19 +208,16 @@ def _forward_loc(module: nn.Module, prefix: str) -> Loc:
     return Loc(shown(code.co_filename), code.co_firstlineno, prefix)
 
 
-def _body(
-    b: GraphBuilder,
-    weights: Weights,
-    module: nn.Module,
-    example_inputs: Sequence[Tensor],
-    operands: Sequence[str],
-    prefix: str,
-) -> Outputs:
+def _traced(module: nn.Module, given: Given, prefix: str) -> _Source:
+    examples = examples_of(module, given, _forward_loc(module, prefix))
+    return _Source(module, examples, _trace(module, examples, prefix), prefix)
+
+
+def _body(b: GraphBuilder, weights: Weights, source: _Source, inputs: Sequence[Input]) -> Outputs:
     """Emit a module's nodes and return its outputs by name."""
-    _input_names(module, len(operands))
+    module, prefix = source.module, source.prefix
     b.loc = _forward_loc(module, prefix)
-    trace = _trace(module, tuple(example_inputs), prefix)
-    result = translate(trace, b, weights, operands, prefix)
+    result = translate(source.trace, b, weights, inputs, prefix)
     b.loc = replace(b.loc, module=prefix)  # what follows belongs to no layer
     outputs = dict(_named(result, ""))
     if not outputs:
@@ -220,16 +232,16 @@ def _body(
     return outputs
 
 
-def _trace(module: nn.Module, example_inputs: tuple[Tensor, ...], prefix: str) -> Trace:
+def _trace(module: nn.Module, examples: Examples, prefix: str) -> Trace:
     """Return the trace of torch.export, or else of torch.fx."""
     try:
         with _in_evaluation(module):
-            return trace_by_export(module, example_inputs)
+            return trace_by_export(module, examples.args, examples.kwargs)
     except TraceFailedError as error:
         exported = error
     try:
         with _in_evaluation(module):
-            return trace_by_fx(module, example_inputs, rules())
+            return trace_by_fx(module, examples.args, rules(), examples.kwargs)
     except TraceFailedError as error:
         traced = error
     place = exported.place if exported.place.loc.file else traced.place
@@ -279,10 +291,16 @@ def _in_evaluation(module: nn.Module) -> Iterator[None]:
     """
     held = ("_parameters", "_buffers", "_modules")
     before = [(m, dict(vars(m)), {k: dict(vars(m)[k]) for k in held}) for m in module.modules()]
+    configs = {id(c): c for m in module.modules() if (c := vars(m).get("config")) is not None}
+    cached = [c for c in configs.values() if getattr(c, "use_cache", None) is True]
     module.eval()
+    for config in cached:  # Hugging Face: keys and values for a next token, an output of no use
+        config.use_cache = False
     try:
         yield
     finally:
+        for config in cached:
+            config.use_cache = True
         for m, attributes, registered in before:
             vars(m).clear()
             vars(m).update(attributes)

@@ -12,8 +12,8 @@ _BRANCH = (
     "or let the router of a Pool choose."
 )
 _COMPARE = (
-    "Write a choice with relu, clamp, torch.maximum or sigmoid. To mask attention scores, add a "
-    "float mask that holds about -30."
+    "Write a choice with relu, clamp, torch.maximum or sigmoid. Masks and conditions may be "
+    "constants, or made from an input that holds 0 and 1 only."
 )
 _LOOKUP = (
     "Elements cannot be looked up by a secret index. Use slices for fixed ones; let the client "
@@ -58,10 +58,11 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("log log2 log10 log1p log_softmax logsumexp", _AFTER),
     ("einsum", "Write it with permute and torch.matmul."),
     ("repeat repeat_interleave tile", "Use expand and reshape, or torch.cat."),
-    ("flip roll cumsum", "Use slices and torch.cat."),
+    ("flip roll", "Use slices and torch.cat."),
+    ("cumsum", "Positions that depend on the tokens can be an input, such as position_ids."),
     ("var", f"{_SQUARE}."),
     ("std", f"{_SQUARE} and its torch.sqrt."),
-    ("norm linalg_vector_norm", "Write torch.sqrt(torch.sum(torch.square(x), dim))."),
+    ("norm linalg_vector_norm", "Use the norm of order 2."),
     ("setitem copy fill slice_scatter select_scatter", _BUILD),
     ("pow", "A power is of a tensor, with a number as its exponent."),
     ("div", "Divide by a number, without rounding."),
@@ -82,6 +83,11 @@ def base_name(torch_name: str) -> str:
     parts = torch_name.split(".")
     name = parts[1] if parts[0] == "aten" and len(parts) > 1 else parts[-1]
     return name if name in HINTS else name.strip("_")
+
+
+def is_random(torch_name: str) -> bool:
+    """Return whether a call draws random numbers."""
+    return HINTS.get(base_name(torch_name)) == _RANDOM
 
 
 def hint_for(torch_name: str, supported: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """The file given to the compiler: Python that defines `model` and `example_inputs`.
 
 Each is a value or a function without arguments. `model` is an nn.Module or a srcompile.Pool; the
-example inputs are a tuple of tensors. `calibration_inputs`, if defined, is a list of such tuples.
+example inputs are a tuple of tensors, or a mapping from names of forward's parameters to tensors.
+`calibration_inputs`, if defined, is a list of such tuples or mappings.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import inspect
 import linecache
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,7 @@ from srcompile.errors import UserError
 from srcompile.frontend.trace import shown
 from srcompile.routing.pool import Pool
 
-Inputs = tuple[Tensor, ...]
+Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
 
 _DEFAULT = "model"
 _INPUTS = ("example_inputs", "calibration_inputs")
@@ -149,7 +150,12 @@ def _needs_nothing(value: Any) -> bool:
 
 
 def _inputs(value: object, what: str) -> Inputs:
-    """Return one tensor, or a list or tuple of them, as a tuple."""
+    """Return one tensor, or a list or tuple of them, as a tuple; a mapping as a dict."""
+    if isinstance(value, Mapping) and value:
+        for name, tensor in value.items():
+            if not isinstance(tensor, Tensor):
+                raise UserError(f"{what} must map to tensors, but '{name}' is {_kind(tensor)}")
+        return dict(value)
     given = (value,) if isinstance(value, Tensor) else value
     if not isinstance(given, (list, tuple)) or not given:
         raise UserError(f"{what} must be a tuple of tensors, not {_kind(value)}")
@@ -165,15 +171,21 @@ def _calibration(value: object, path: Path, examples: Inputs) -> tuple[Inputs, .
     what = f"{path}: calibration_inputs"
     if not isinstance(value, (list, tuple)) or not value:
         raise UserError(f"{what} must be a list of tuples of tensors, not {_kind(value)}")
-    want = [tuple(t.shape) for t in examples]
+    want = _shapes(examples)
     samples = tuple(_inputs(item, f"{what}[{i}]") for i, item in enumerate(value))
     for i, sample in enumerate(samples):
-        have = [tuple(t.shape) for t in sample]
+        have = _shapes(sample)
         if have != want:
             raise UserError(
                 f"{what}[{i}] has the shapes {have}, but example_inputs has {want}; they must agree"
             )
     return samples
+
+
+def _shapes(inputs: Inputs) -> object:
+    if isinstance(inputs, Mapping):
+        return {name: tuple(inputs[name].shape) for name in sorted(inputs)}
+    return [tuple(tensor.shape) for tensor in inputs]
 
 
 def _kind(value: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srcompile.frontend.known import Known
 from srcompile.frontend.layout import LAYOUT, Rule
 from srcompile.ops import registry, torch_names
 from srcompile.ops.base import Emitter, require
@@ -71,6 +72,8 @@ _CAST = """
 _NOTHING = (
     "aten._assert_tensor_metadata.default torch.fx._symbolic_trace._assert_is_none torch._assert"
 )
+NOTHING = frozenset(_NOTHING.split())
+"""Calls that check something when the model runs; what they check holds for the examples."""
 _DROPOUT = """
     aten.dropout.default aten.feature_dropout.default torch.nn.functional.dropout torch.dropout
     torch.nn.functional.dropout1d torch.nn.functional.dropout2d torch.nn.functional.alpha_dropout
@@ -105,14 +108,14 @@ def _attribute(b: Emitter, x: str, name: str) -> Any:
 
 
 def _made(name: str) -> Rule:
-    """Return the rule of a call that makes a tensor from numbers: a public constant."""
+    """Return the rule of a call that makes a tensor from numbers."""
 
-    def rule(b: Emitter, *args: Any, **kwargs: Any) -> str:
+    def rule(b: Emitter, *args: Any, **kwargs: Any) -> Known:
         shaped = [torch.empty(b.type(a).shape) if is_operand(a) else a for a in args]
         kept = {k: v for k, v in kwargs.items() if k in ("dtype", "dim", "diagonal", "base")}
         home = torch.ops.aten if name.startswith("aten.") else torch
         made: Tensor = operator.attrgetter(name.partition(".")[2])(home)(*shaped, **kept)
-        return b.const(made.to(torch.float32).numpy(), name.split(".")[1])
+        return Known(made, name.split(".")[1])
 
     return rule
 
@@ -164,6 +167,15 @@ def _max(b: Emitter, x: str) -> str:
     return b.emit("amax", [flat], {"axis": 0, "keepdims": False})
 
 
+def _norm(
+    b: Emitter, x: str, p: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> str:
+    require(p == 2, b, f"a norm of order {p} is not supported", "Use the order 2.")
+    squares = b.emit("square", [x])
+    total = registry()["sum"].from_torch(b, squares, dim, keepdim)
+    return b.emit("sqrt", [total])
+
+
 _COMPOSED: Mapping[str, Rule] = {
     "aten.hardtanh.default": _hardtanh,
     "torch.nn.functional.hardtanh": _hardtanh,
@@ -176,6 +188,10 @@ _COMPOSED: Mapping[str, Rule] = {
     "aten._native_batch_norm_legit_no_training.default": _batch_norm,
     "torch.nn.functional.batch_norm": _functional_batch_norm,
     "aten.max.default": _max,
+    "aten.linalg_vector_norm.default": _norm,
+    "aten.norm.ScalarOpt_dim": _norm,
+    "torch.norm": _norm,
+    "method.norm": _norm,
     "method.size": _size,
     "method.dim": _rank,
     "method.numel": _count,

@@ -7,7 +7,8 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -33,14 +34,18 @@ from srcompile.frontend.trace import (
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
 
-def trace_by_export(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
+def trace_by_export(
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    named_inputs: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Trace:
     """Return the trace that torch.export makes of a module in evaluation mode.
 
     Raises TraceFailedError, and CompileError for a module that changes its own state.
     """
     try:
-        with _quiet(), torch.no_grad():
-            program = torch.export.export(module, example_inputs, strict=False)
+        with _quiet(), _no_causal_check(), torch.no_grad():
+            program = torch.export.export(module, example_inputs, dict(named_inputs), strict=False)
             program = program.run_decompositions({})
     except Exception as error:
         raise TraceFailedError(first_line(error), place_of_error(error.__traceback__)) from error
@@ -127,6 +132,18 @@ def _result(program: torch.export.ExportedProgram) -> Any:
 
 
 @contextlib.contextmanager
+def _no_causal_check() -> Iterator[None]:
+    """Keep nn.TransformerEncoder from looking whether a mask is causal, which is for speed only."""
+    home: Any = torch.nn.modules.transformer
+    looks = home._detect_is_causal_mask
+    home._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        home._detect_is_causal_mask = looks
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch from printing a graph and logging when it fails: the error says what matters."""
     names = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
@@ -137,6 +154,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(printed):
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # torch's own
+            warnings.filterwarnings("ignore", ".*isinstance.*treespec.*", FutureWarning)
             warnings.filterwarnings("ignore", ".*was assigned during export", UserWarning)
             yield
         sys.stderr.write(printed.getvalue())

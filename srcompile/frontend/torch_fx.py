@@ -11,7 +11,8 @@ import copy
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -70,12 +71,17 @@ def _batch_norm(layer: _BatchNorm, input: Tensor) -> Tensor:
 
 
 def trace_by_fx(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], names: Iterable[str]
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    names: Iterable[str],
+    named_inputs: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Trace:
     """Return the trace that torch.fx makes of a module in evaluation mode.
 
     `names` are the names that translate has a rule for. Raises TraceFailedError.
     """
+    if named_inputs:
+        raise TraceFailedError("takes inputs by position only", Place(Loc()))
     try:
         with torch.no_grad():
             given = inspect.signature(module.forward).bind(*example_inputs)

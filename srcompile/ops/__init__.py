@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from srcompile.ops import functions, linear, normalisation, products, program, reductions, rows
+from srcompile.ops import (
+    composed,
+    functions,
+    linear,
+    normalisation,
+    products,
+    program,
+    reductions,
+    rows,
+)
 from srcompile.ops.base import Op
 
 Registry = Mapping[str, Op]
@@ -19,6 +28,7 @@ def registry() -> Registry:
         *linear.OPS,
         *products.OPS,
         *functions.OPS,
+        *composed.OPS,
         *reductions.OPS,
         *rows.OPS,
         *normalisation.OPS,

@@ -43,7 +43,8 @@ class Emitter(Protocol):
 class Case:
     """A test case of an op: the shapes of its operands, attributes, and the range of values.
 
-    Operands named in `secret` and `public` (by position) are weights and public constants.
+    Operands named in `secret` and `public` (by position) are weights and public constants; those in
+    `bits` hold 0 and 1, the first of each row 1.
     """
 
     shapes: tuple[Shape, ...]
@@ -52,14 +53,16 @@ class Case:
     high: float = 2.0
     secret: tuple[int, ...] = ()
     public: tuple[int, ...] = ()
+    bits: tuple[int, ...] = ()
 
 
 class Op:
-    """One operation. `attrs` names its attributes; all are always given."""
+    """One operation. `attrs` names its attributes, always given; `optional` those that may be."""
 
     name: ClassVar[str]
     torch: ClassVar[tuple[str, ...]] = ()
     attrs: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
     arity: ClassVar[tuple[int, int]] = (1, 1)
     dtype: ClassVar[str] = "f32"
     result: ClassVar[bool] = True

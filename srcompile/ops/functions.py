@@ -35,6 +35,10 @@ class Function(Op):
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
         return shapes[0]
 
+    def domain_of(self, attrs: Attrs) -> tuple[float, float]:
+        """Return where f is defined."""
+        return self.domain
+
     def at(self, x: Array, attrs: Attrs) -> Array:
         """Return f(x) as float64, the argument clipped to the domain."""
         return np.asarray(self.f(np.clip(x.astype(np.float64), *self.domain)))

@@ -6,13 +6,14 @@ the nearest one, where a run under MPC may be off by less than one in the last p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from srcompile.ir.graph import Array, Module, Node, Segment
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
+from srcompile.ops.program import INPUTS
 
 Outputs = dict[str, Array]
 
@@ -43,8 +44,10 @@ def evaluate(
         nonlocal taken
         for node in segment.nodes:
             operands = [values[name] for name in node.inputs]
-            if node.op == "input":
-                value = _enter(inputs[str(node.attrs["name"])], node)
+            if node.op in INPUTS:
+                value = _enter(
+                    inputs[str(node.attrs.get("ids", node.attrs["name"]))], node, operands
+                )
             else:
                 value = ops[node.op].reference(operands, node.attrs)
             if node.op == "output":
@@ -62,9 +65,18 @@ def evaluate(
     return outputs, taken
 
 
-def _enter(value: Array, node: Node) -> Array:
+def _enter(value: Array, node: Node, operands: Sequence[Array]) -> Array:
+    """Return what the client's value becomes: itself, rows of a table, or a one-hot encoding."""
+    if operands:
+        return np.asarray(operands[0][value.astype(np.int64)])
+    if "ids" in node.attrs:
+        assert node.type is not None
+        hot = np.arange(node.type.shape[-1]) == value.astype(np.int64)[..., None]
+        value = hot.astype(np.float32)
     if isinstance(node.type, FixType):
         return np.rint(value.astype(np.float64) * 2.0**node.type.frac).astype(np.int64)
+    if node.op == "input" and value.dtype.kind != "f":  # a mask, given as integers or booleans
+        return value.astype(np.float32)
     return value
 
 

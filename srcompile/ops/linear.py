@@ -193,12 +193,8 @@ class Div(Op):
     def from_torch(self, b: Emitter, x: Any, y: Any) -> str:
         if isinstance(x, (int, float)):
             return b.emit("scale", [b.emit("reciprocal", [y])], {"by": float(x)})
-        require(
-            isinstance(y, (int, float)),
-            b,
-            "a division by a tensor is not supported",
-            "Divide by a number, or multiply by a precomputed inverse held in a buffer.",
-        )
+        if isinstance(y, str):
+            return b.emit("mul", [x, b.emit("reciprocal", [y])])
         require(y != 0, b, "this divides by zero")
         return b.emit("div", [x], {"by": float(y)})
 

@@ -22,6 +22,7 @@ from srcompile.ops.base import (
     real,
     require,
 )
+from srcompile.ops.reductions import Softmax
 from srcompile.runtime import isa
 
 
@@ -375,7 +376,7 @@ class BatchNorm(Op):
 
 
 class ScaledDotProductAttention(Op):
-    """softmax(q k^T * scale) v."""
+    """softmax(q k^T * scale) v; a fourth operand, of 0 and 1, says which scores count."""
 
     name = "attention"
     torch = (
@@ -393,10 +394,8 @@ class ScaledDotProductAttention(Op):
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         q, k, v = inputs[:3]
         scores = q @ np.swapaxes(k, -1, -2) * real(attrs["scale"])
-        if len(inputs) == 4:
-            scores = scores + inputs[3]
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        return np.asarray(weights / weights.sum(-1, keepdims=True) @ v)
+        softmax = Softmax().reference([scores, *inputs[3:]], {"axis": scores.ndim - 1})
+        return np.asarray(softmax @ v)
 
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
         q, k, v = inputs[:3]
@@ -404,10 +403,8 @@ class ScaledDotProductAttention(Op):
         swap = (*range(rank - 2), rank - 1, rank - 2)
         scores = b.emit("matmul", [q, b.emit("transpose", [k], {"perm": swap})])
         scores = b.emit("scale", [scores], {"by": real(attrs["scale"])})
-        if len(inputs) == 4:
-            scores = b.emit("add", [scores, inputs[3]])
-        weights = b.emit("softmax", [scores], {"axis": len(b.type(scores).shape) - 1})
-        return b.emit("matmul", [weights, v])
+        axis = len(b.type(scores).shape) - 1
+        return b.emit("matmul", [b.emit("softmax", [scores, *inputs[3:]], {"axis": axis}), v])
 
     def from_torch(
         self,
@@ -424,13 +421,20 @@ class ScaledDotProductAttention(Op):
     ) -> str:
         require(dropout_p == 0.0, b, "attention has dropout", "Call model.eval() first.")
         require(not enable_gqa, b, "grouped-query attention is not supported")
-        require(not is_causal, b, "is_causal is not supported", "Pass an additive float mask.")
+        require(not is_causal, b, "is_causal is not supported")  # the translator makes it a mask
         scale = 1.0 / math.sqrt(b.type(q).shape[-1]) if scale is None else scale
-        inputs = [q, k, v] if attn_mask is None else [q, k, v, attn_mask]
-        return b.emit(self.name, inputs, {"scale": float(scale)})
+        if attn_mask is None:
+            return b.emit(self.name, [q, k, v], {"scale": float(scale)})
+        rank = len(b.type(k).shape)  # a float mask is added to the scores as it is
+        swapped = b.emit("transpose", [k], {"perm": (*range(rank - 2), rank - 1, rank - 2)})
+        scores = b.emit("scale", [b.emit("matmul", [q, swapped])], {"by": float(scale)})
+        scores = b.emit("add", [scores, attn_mask])
+        axis = len(b.type(scores).shape) - 1
+        return b.emit("matmul", [b.emit("softmax", [scores], {"axis": axis}), v])
 
     def cases(self) -> tuple[Case, ...]:
-        return (Case(((2, 3, 4), (2, 3, 4), (2, 3, 4)), {"scale": 0.5}),)
+        qkv = ((2, 3, 4), (2, 3, 4), (2, 3, 4))
+        return (Case(qkv, {"scale": 0.5}), Case((*qkv, (2, 1, 3)), {"scale": 0.5}, bits=(3,)))
 
 
 OPS: tuple[Op, ...] = (

@@ -28,17 +28,56 @@ class _Program(Op):
 
 
 class Input(_Program):
-    """A tensor the client gives; `low..high` is what it may hold, `shape` how it looks."""
+    """A tensor the client gives: reals, or with `bits` 0 and 1.
+
+    With `ids` it is made from the token ids of that name. If it has an operand, a table that the
+    client holds, it is the table's rows at these ids, else their one-hot encoding.
+    """
 
     name = "input"
     attrs = ("name", "shape")
+    optional = ("bits", "ids")
+    arity = (0, 1)
+
+    def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
+        shape = ints(attrs["shape"])
+        if shapes and ("ids" not in attrs or len(shapes[0]) != 2 or shapes[0][1:] != shape[-1:]):
+            raise ValueError(f"a table of shape {shapes[0]} does not give rows of {shape}")
+        return shape
+
+    def frac(self, fracs: Sequence[int], attrs: Attrs) -> int | None:
+        return None
+
+
+class Ids(_Program):
+    """Token ids that the client gives; only an embedding may look at them."""
+
+    name = "ids"
+    attrs = ("name", "shape")
     arity = (0, 0)
+    dtype = "i64"
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
         return ints(attrs["shape"])
 
-    def frac(self, fracs: Sequence[int], attrs: Attrs) -> int | None:
-        return None
+
+class Embedding(Op):
+    """Rows of a table at token ids; `place_embeddings` decides who looks them up."""
+
+    name = "embedding"
+    arity = (2, 2)
+
+    def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
+        ids, table = shapes
+        if len(table) != 2:
+            raise ValueError(f"a table has rows and columns, not the shape {table}")
+        return (*ids, table[1])
+
+    def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
+        return inputs[1][inputs[0].astype(np.int64)]
+
+    def cases(self) -> tuple[Case, ...]:
+        return ()
 
 
 class Output(_Program):
@@ -107,5 +146,8 @@ class Extend(_Program):
     name = "extend"
 
 
-OPS: tuple[Op, ...] = (Input(), Output(), Route(), Shift(), Table(), Open(), Extend())
+OPS: tuple[Op, ...] = (
+    Input(), Ids(), Embedding(), Output(), Route(), Shift(), Table(), Open(), Extend(),
+)  # fmt: skip
+INPUTS = ("input", "ids")
 FIXED_ONLY = frozenset({"shift", "table", "open", "extend"})

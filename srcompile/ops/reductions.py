@@ -213,8 +213,15 @@ class ArgMax(Op):
         )
 
 
+MASKED = 12.0
+"""How far below the lowest score of all a masked one is put: exp(-12) is nothing beside 1."""
+
+
 class Softmax(Op):
-    """exp(x) / sum exp(x) along an axis."""
+    """exp(x) / sum exp(x) along an axis; a second operand, of 0 and 1, says which x count.
+
+    What does not count gets 0, and so does a row in which nothing counts.
+    """
 
     name = "softmax"
     torch = (
@@ -224,18 +231,32 @@ class Softmax(Op):
         "torch.nn.functional.softmax",
     )
     attrs = ("axis",)
+    arity = (1, 2)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
+        if broadcast(shapes) != shapes[0]:
+            raise ValueError(f"a mask of shape {shapes[1]} does not fit scores of {shapes[0]}")
         return shapes[0]
 
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         axis = integer(attrs["axis"])
-        powers = np.exp(inputs[0] - inputs[0].max(axis, keepdims=True))
-        return np.asarray(powers / powers.sum(axis, keepdims=True))
+        if len(inputs) == 1:
+            powers = np.exp(inputs[0] - inputs[0].max(axis, keepdims=True))
+            return np.asarray(powers / powers.sum(axis, keepdims=True))
+        counts = np.broadcast_to(inputs[1] > 0.5, inputs[0].shape)
+        x = np.where(counts, inputs[0], inputs[0].min())
+        powers = np.where(counts, np.exp(x - x.max(axis, keepdims=True)), 0)
+        total = powers.sum(axis, keepdims=True)
+        return np.asarray(powers / np.where(total > 0, total, 1)).astype(inputs[0].dtype)
 
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
         # softmax(x) = exp(x - c) / sum exp(x - c), with any c near the row's maximum
         x, axis = inputs[0], integer(attrs["axis"])
+        if len(inputs) == 2:  # x' = x + (mask - 1)·C puts what does not count below all that does
+            low, high = b.type(x).range or (-MASKED, MASKED)
+            far = MASKED + float(high - low)
+            hidden = b.emit("scale", [b.emit("offset", [inputs[1]], {"by": -1.0})], {"by": far})
+            x = b.emit("add", [x, hidden])
         top = b.emit("row_top", [x], {"axis": axis})
         powers = b.emit("exp", [b.emit("sub", [x, top])])
         total = b.emit("sum", [powers], {"axes": (axis,), "keepdims": True})
@@ -251,6 +272,8 @@ class Softmax(Op):
             Case(((2, 5),), {"axis": 1}),
             Case(((3, 4),), {"axis": 0}, low=-8.0, high=8.0),
             Case(((2, 6, 5),), {"axis": 2}, low=-20.0, high=20.0),
+            Case(((2, 3, 4), (1, 4)), {"axis": 2}, bits=(1,)),
+            Case(((3, 4), (3, 4)), {"axis": 1}, low=-8.0, high=8.0, public=(1,), bits=(1,)),
         )
 
 

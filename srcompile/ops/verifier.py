@@ -7,7 +7,7 @@ from srcompile.ir.graph import Module, Node
 from srcompile.ir.types import FixType, FloatType, Type
 from srcompile.ops import Registry
 from srcompile.ops.base import Op
-from srcompile.ops.program import FIXED_ONLY
+from srcompile.ops.program import FIXED_ONLY, INPUTS
 
 MAX_BITS = 60
 
@@ -27,7 +27,7 @@ def verify(module: Module, ops: Registry) -> None:
         scope = dict(types)
         for node in segment.nodes:
             _verify_node(node, module, scope, ops)
-            if node.op == "input" and segment.route is not None:
+            if node.op in INPUTS and segment.route is not None:
                 raise VerifyError("inputs belong in the first segment", node.loc, node.pos)
             if node.out:
                 scope[node.out] = node.type  # type: ignore[assignment]
@@ -51,7 +51,7 @@ def _verify_node(node: Node, module: Module, scope: dict[str, Type], ops: Regist
     need(bool(node.out) == op.result, f"'{op.name}' makes {'a' if op.result else 'no'} value")
     extra = {"ring"} if module.level == "fixed" else set()
     need(
-        set(op.attrs) == set(node.attrs) - extra,
+        set(op.attrs) == set(node.attrs) - extra - set(op.optional),
         f"'{op.name}' has the attributes {', '.join(op.attrs) or 'none'}",
     )
     low, high = op.arity

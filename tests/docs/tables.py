@@ -128,7 +128,10 @@ def _code(names: Sequence[str]) -> str:
 def _how(op: Op) -> str:
     if op.linear:
         return "primitive, linear"
-    return "primitive" if op.primitive else f"expands into {_code(expansion(op))}"
+    if op.primitive:
+        return "primitive"
+    used = expansion(op)
+    return f"expands into {_code(used)}" if used else "replaced by `place_embeddings`"
 
 
 def ops_table(ops: Sequence[Op]) -> str:
@@ -137,7 +140,7 @@ def ops_table(ops: Sequence[Op]) -> str:
         [
             f"`{op.name}`",
             (op.__doc__ or "").splitlines()[0].rstrip("."),
-            _code(op.attrs),
+            _code(op.attrs) + (f" and perhaps {_code(op.optional)}" if op.optional else ""),
             _how(op),
             _code(op.torch),
         ]

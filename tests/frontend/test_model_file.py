@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from srcompile import Pool
 from srcompile.errors import UserError
-from srcompile.frontend.model_file import load_model_file
+from srcompile.frontend.model_file import ModelFile, load_model_file
 
 START = "import torch\nfrom torch import nn\n"
 GOOD = START + "model = nn.Linear(2, 1)\nexample_inputs = (torch.zeros(1, 2),)\n"
@@ -29,11 +29,28 @@ def error_of(text: str, spec: str = "net.py") -> str:
     return str(caught.value)
 
 
+def in_order(loaded: ModelFile) -> tuple[Tensor, ...]:
+    assert isinstance(loaded.example_inputs, tuple)
+    return loaded.example_inputs
+
+
+def test_inputs_may_be_given_by_name() -> None:
+    Path("net.py").write_text(
+        START + "model = nn.Linear(2, 1)\n"
+        "example_inputs = {'input': torch.zeros(1, 2)}\n"
+        "calibration_inputs = [{'input': torch.ones(1, 2)}]\n",
+        encoding="utf-8",
+    )
+    loaded = load_model_file("net.py")
+    assert isinstance(loaded.example_inputs, dict)
+    assert [list(sample) for sample in loaded.calibration_inputs] == [["input"]]
+
+
 def test_values_are_taken_as_they_are() -> None:
     Path("net.py").write_text(GOOD, encoding="utf-8")
     loaded = load_model_file("net.py")
     assert isinstance(loaded.model, nn.Linear)
-    assert [tuple(t.shape) for t in loaded.example_inputs] == [(1, 2)]
+    assert [tuple(t.shape) for t in in_order(loaded)] == [(1, 2)]
     assert loaded.calibration_inputs == ()
     assert loaded.path == Path("net.py")
 
@@ -47,7 +64,7 @@ def test_functions_are_called_and_single_tensors_become_tuples() -> None:
     )
     loaded = load_model_file("net.py")
     assert isinstance(loaded.model, nn.Linear)
-    assert torch.equal(loaded.example_inputs[0], torch.zeros(1, 2))
+    assert torch.equal(in_order(loaded)[0], torch.zeros(1, 2))
     assert [len(sample) for sample in loaded.calibration_inputs] == [1, 1]
 
 
@@ -71,7 +88,7 @@ def test_the_files_folder_is_importable_meanwhile(tmp_path: Path) -> None:
 def test_the_digits_example_is_a_pool() -> None:
     loaded = load_model_file(str(Path(__file__).parents[2] / "examples" / "digits" / "model.py"))
     assert isinstance(loaded.model, Pool)
-    assert [tuple(t.shape) for t in loaded.example_inputs] == [(1, 1, 8, 8)]
+    assert [tuple(t.shape) for t in in_order(loaded)] == [(1, 1, 8, 8)]
     assert loaded.calibration_inputs
 
 

@@ -41,6 +41,8 @@ RELATIVE_ERROR = 20 * 2.0**-12
 NO_CASES = {
     "input": "every case has one",
     "output": "every case has one",
+    "ids": "tested with the models in tests/frontend/test_hugging_face.py",
+    "embedding": "tested with the models in tests/frontend/test_hugging_face.py",
     "route": "tested by the pool in tests/support/builds.py",
     "equals": "exact on whole numbers only: tested through argmax and one_hot_max",
     "shift": "made by quantise: tested by every case with a product",

@@ -27,9 +27,11 @@ from srcompile.passes.calibrate import calibrate
 from srcompile.passes.check_leakage import check_leakage, verify_lowered
 from srcompile.passes.expand import expand
 from srcompile.passes.fold_constants import fold_constants
+from srcompile.passes.fuse_functions import fuse_functions
 from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
+from srcompile.passes.place_embeddings import place_embeddings
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, quantise
@@ -37,6 +39,7 @@ from srcompile.passes.remove_unused import remove_unused
 from srcompile.passes.reorder_relu import reorder_relu
 from srcompile.passes.reuse_buffers import reuse_buffers
 from srcompile.passes.schedule_rounds import schedule_rounds
+from srcompile.passes.sink_broadcasts import sink_broadcasts
 from tests.support import golden
 
 FOLDER = Path(__file__).parent / "golden"
@@ -133,6 +136,11 @@ PASSES: Mapping[str, Callable[[Given], str]] = {
     ),
     "fold_constants": lambda g: shown(fold_constants(g.module, OPS)),
     "merge_common": lambda g: shown(merge_common(g.module)),
+    "place_embeddings": lambda g: shown(
+        place_embeddings(g.module, OPS, g.options.get("embedding", "client"))
+    ),
+    "sink_broadcasts": lambda g: shown(sink_broadcasts(g.module, OPS)),
+    "fuse_functions": lambda g: shown(fuse_functions(g.module, OPS)),
     "reorder_relu": lambda g: shown(reorder_relu(g.module)),
     "fuse_layers": lambda g: shown(fuse_layers(g.module, OPS)),
     "calibrate": lambda g: shown(calibrate(g.module, OPS, SAMPLES)),

@@ -183,12 +183,12 @@ def test_deep_nesting_is_an_error() -> None:
 
 
 def test_json_that_is_no_object_is_an_error() -> None:
-    assert "has format None, this runtime reads format 1" in error_of(with_json("[1, 2]"))
+    assert "has format None, this runtime reads format 2" in error_of(with_json("[1, 2]"))
 
 
 def test_a_newer_format_says_what_to_do() -> None:
-    assert error_of(with_json(json.dumps({**FIELDS, "format": 2}))) == (
-        "this file has format 2, this runtime reads format 1; compile the model again, or use the "
+    assert error_of(with_json(json.dumps({**FIELDS, "format": 3}))) == (
+        "this file has format 3, this runtime reads format 2; compile the model again, or use the "
         "srcompile that wrote it"
     )
 

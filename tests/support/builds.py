@@ -76,25 +76,37 @@ def draw(rng: np.random.Generator, shape: Sequence[int], case: Case) -> NDArray[
     return rng.uniform(case.low, case.high, tuple(shape)).astype(np.float32)
 
 
+def draw_operand(rng: np.random.Generator, case: Case, number: int) -> NDArray[np.float32]:
+    """Return a value of an operand: reals, or 0 and 1 with a 1 at the start of each row."""
+    if number not in case.bits:
+        return draw(rng, case.shapes[number], case)
+    bits = rng.integers(0, 2, case.shapes[number]).astype(np.float32)
+    bits[..., 0] = 1
+    return bits
+
+
 def case_build(op: Op, case: Case, name: str) -> Build:
     """Return `y = op(operands)`, the operands named x0, x1, .. or, if secret, @w0, @w1, .."""
     rng = np.random.default_rng(sum(map(ord, name)))
     b = GraphBuilder(registry())
-    operands, shapes = [], {}
+    operands, numbers = [], {}
     for i, shape in enumerate(case.shapes):
         if i in case.secret or i in case.public:
-            operands.append(b.const(draw(rng, shape, case), f"w{i}", secret=i in case.secret))
+            operands.append(b.const(draw_operand(rng, case, i), f"w{i}", secret=i in case.secret))
             continue
         b.loc = Loc("model.py", 10 + i)
-        operands.append(b.emit("input", [], {"name": f"x{i}", "shape": shape}, f"%x{i}"))
-        shapes[f"x{i}"] = shape
+        attrs: dict[str, Attr] = {"name": f"x{i}", "shape": shape}
+        if i in case.bits:
+            attrs["bits"] = True
+        operands.append(b.emit("input", [], attrs, f"%x{i}"))
+        numbers[f"x{i}"] = i
     b.loc = Loc("model.py", 20, "block.0", op.name)
     out = b.emit(op.name, operands, case.attrs)
     b.loc = Loc("model.py", 21)
     b.emit("output", [out], {"name": "y"})
     b.end_segment("main")
     samples = tuple(
-        {x: draw(rng, shape, case) for x, shape in shapes.items()} for _ in range(SAMPLES)
+        {x: draw_operand(rng, case, i) for x, i in numbers.items()} for _ in range(SAMPLES)
     )
     return Build(name, b.module(), samples)
 
