@@ -43,7 +43,7 @@ inline size_t right_size(const Block3 &s, int levels, int stored) {
 
 // The level count with the least estimated time. A level saves 1/8 of the products and costs sums
 // (those of the right operand too, if they are not stored) and padding; blocks have to stay large
-// enough for panels. Measured: docs/decisions/0014-strassen-in-rings.md.
+// enough for panels. Measured: docs/decisions/0016-strassen-in-rings.md.
 template <class T>
 inline int levels_for(size_t m, size_t k, size_t n, bool stored) {
     const size_t rows = smaller(m, row_chunk(stored));
