@@ -114,7 +114,7 @@ class _Handlers:
     def table_keys(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
         a: Any = i.attrs
         roots = self._roots(i, types[0].size)
-        shape = (a["index_bits"], a["low_bits"], a["width"])
+        shape = (a["index_bits"], a["low_bits"], a["degree"], a["width"])
         self._send_both(gates.table_keys(self.dealer._kernels, args[0], *shape, roots))
 
     def sign_keys(self, i: Instruction, args: Sequence[Value], types: Sequence[RingType]) -> None:
