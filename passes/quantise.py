@@ -390,10 +390,10 @@ class _Quantiser:
         if spec.index_bits + spec.low_bits > type_.bits:
             wider = (-(2.0 ** (type_.bits - 1 - type_.frac)), 2.0 ** (type_.bits - 1 - type_.frac))
             x = self.emit("offset", [x], type_.frac, wider, {"by": 0})
-        tables = [self.const(f"@{node.out[1:]}.t0", spec.t0, spec.frac, False)]
-        if spec.t1 is not None:
-            slopes = self.const(f"@{node.out[1:]}.t1", spec.t1, spec.frac - type_.frac, False)
-            tables.append(slopes)
+        tables = [
+            self.const(f"@{node.out[1:]}.t{m}", table, spec.frac - m * type_.frac, False)
+            for m, table in enumerate(spec.tables)
+        ]
         attrs: dict[str, Attr] = {"index_bits": spec.index_bits, "low_bits": spec.low_bits}
         return self.emit("table", [x, *tables], spec.frac, out_range, attrs, node.out)
 

@@ -1,8 +1,8 @@
-"""Tables of functions of one variable: a value, or a line, for each cell of a signed index.
+"""Tables of functions of one variable: a value, a line or a parabola for each cell of an index.
 
 Notation: x is an integer with f fraction bits around a centre c and stands for u = x / 2^f + c;
-x = i * 2^s + d with cell i and 0 <= d < 2^s. A gate reads y = t0[i] + t1[i] * d; under MPC it may
-take the cell above with d negative instead, so each line is fitted to cells i-1 and i.
+x = i * 2^s + d with cell i and 0 <= d < 2^s. A gate reads y = t0[i] + t1[i] * d + t2[i] * d^2;
+under MPC it may take the cell above with d negative, so each curve is fitted to cells i-1 and i.
 """
 
 from __future__ import annotations
@@ -20,16 +20,36 @@ MIN_INDEX_BITS, MAX_INDEX_BITS = 3, 12
 LARGEST = 2.0**62
 
 
+PARABOLA = 2.0
+"""The time that an entry of a table of parabolas takes, against one of lines; and more bits."""
+
+
 @dataclass(frozen=True)
 class TableSpec:
-    """t0 and t1 (None without low bits) by unsigned index, and what they promise."""
+    """Tables by unsigned index, tables[m] for d^m, and what they promise.
+
+    tables: each (2^index_bits,) int64; tables[m] has frac - m*f fraction bits.
+    """
 
     index_bits: int
     low_bits: int
-    t0: Array  # (2^index_bits,) int64, `frac` fraction bits
-    t1: Array | None  # (2^index_bits,) int64, frac - f fraction bits
+    tables: tuple[Array, ...]
     frac: int
     error: float
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A function to be fitted: see `fit_table`."""
+
+    function: Callable[[Array], Array]
+    f: int
+    centre: float
+    window: tuple[float, float]
+    core: tuple[float, float]
+    frac: int
+    tolerance: float
+    growing: float
 
 
 def fit_table(
@@ -44,7 +64,7 @@ def fit_table(
     core: tuple[float, float] | None = None,
     growing: float = math.inf,
 ) -> TableSpec:
-    """Return the smallest table for `bits`-bit x whose error inside `core` is within `tolerance`.
+    """Return the cheapest table for `bits`-bit x whose error inside `core` is within `tolerance`.
 
     The function is followed inside `window`, which holds `core`, by default the window. Where its
     value is larger than `growing` the tolerance grows in proportion.
@@ -54,60 +74,64 @@ def fit_table(
     one bit more than `bits`: above the cell of the largest x there must be another, which is not
     that of the lowest.
     """
-    top = math.ceil((window[1] - centre) * 2.0**f) + 1
-    low = max(MIN_INDEX_BITS, bits - 48)
-    sizes = range(min(low, bits), min(most, bits) + 1)
+    wanted = Wanted(function, f, centre, window, core or window, frac, tolerance, growing)
+    lines = _smallest(wanted, bits, most, degree=1)
+    if not lines.low_bits:
+        return lines
+    parabolas = _smallest(wanted, bits, lines.index_bits, degree=2)
+    good = lines.error > tolerance or parabolas.error <= tolerance
+    cheap = PARABOLA * 2**parabolas.index_bits < 2**lines.index_bits
+    return parabolas if good and cheap and len(parabolas.tables) == 3 else lines
+
+
+def _smallest(wanted: Wanted, bits: int, most: int, degree: int) -> TableSpec:
+    top = math.ceil((wanted.window[1] - wanted.centre) * 2.0**wanted.f) + 1
+    low = max(MIN_INDEX_BITS, bits - 48 // degree)
+    sizes = range(min(low, bits), max(min(most, bits), min(low, bits)) + 1)
     for index_bits in sizes:
         cell = 1 << (bits - index_bits)
         more = 1 if cell > 1 and top >= (1 << (bits - 1)) - cell else 0
-        spec = _fit(function, bits + more, index_bits + more, f, centre, window, frac, tolerance,
-                    core or window, growing)  # fmt: skip
-        if spec.error <= tolerance:
+        spec = _fit(wanted, bits + more, index_bits + more, degree)
+        if spec.error <= wanted.tolerance:
             return spec
     return spec
 
 
-def _fit(
-    function: Callable[[Array], Array],
-    bits: int,
-    n: int,
-    f: int,
-    centre: float,
-    window: tuple[float, float],
-    frac: int,
-    tolerance: float,
-    core: tuple[float, float],
-    growing: float,
-) -> TableSpec:
+def _fit(w: Wanted, bits: int, n: int, degree: int) -> TableSpec:
     s = bits - n
     cells = np.arange(1 << n, dtype=np.int64)
     start = np.where(cells < 1 << (n - 1), cells, cells - (1 << n)) << s  # (2^n,) x at d = 0
-
     if s == 0:
-        u = start / 2.0**f + centre
-        y = function(np.clip(u, *window))
-        # the argument itself is rounded, to the nearest whole x
-        off = [np.abs(function(np.clip(u + h, *window)) - y) for h in (0.5 / 2**f, -0.5 / 2**f)]
-        error = np.maximum(*off) + 0.5 * 2.0**-frac
-        error = error / np.maximum(1.0, np.abs(y) / growing)
-        inside = (u >= core[0] - 0.5 / 2**f) & (u <= core[1] + 0.5 / 2**f)
-        t0 = _rounded(y * 2.0**frac).astype(np.int64)
-        return TableSpec(n, 0, t0, None, frac, float(error[inside].max(initial=0.0)))
-    d = np.linspace(-1.0, 1.0, 2 * SAMPLES + 1) * 2.0**s  # offsets, two cells
-    x = start[:, None] + d
-    u = x / 2.0**f + centre
-    y = _straightened(function, u, window, 2.0**-f, 2.0 ** (s + 1 - f))  # (2^n, samples)
-    slope = ((y - y.mean(1, keepdims=True)) * d).sum(1) / (d * d).sum()
-    inside = (u >= core[0]) & (u <= core[1])
-    # the slope's own rounding may cost an eighth of the tolerance
-    slope_frac = max(0, int(np.ceil(np.log2(2.0 ** (s + 2) / max(tolerance, 1e-12)))) - f)
-    out = max(frac, f + slope_frac)
-    t1 = _rounded(slope * 2.0**out)
-    t0 = _rounded(y.mean(1) * 2.0**out)
-    got = (t0[:, None] + t1[:, None] * d) / 2.0**out
-    allowed = np.maximum(1.0, np.abs(y) / growing)
-    error = float((np.abs(got - y) / allowed)[inside].max(initial=0.0))
-    return TableSpec(n, s, t0.astype(np.int64), t1.astype(np.int64), out, error)
+        return _points(w, n, start)
+    d = np.linspace(-1.0, 1.0, 2 * SAMPLES + 1)  # offsets, two cells, in cells
+    u = (start[:, None] + d * 2.0**s) / 2.0**w.f + w.centre
+    y = _straightened(w.function, u, w.window, 2.0**-w.f, 2.0 ** (s + 1 - w.f))  # (2^n, samples)
+    powers = d[:, None] ** np.arange(degree + 1)
+    curves = y @ np.linalg.pinv(powers).T  # (2^n, degree + 1): least squares
+    # the rounding of the last coefficient may cost an eighth of the tolerance
+    out = max(w.frac, int(np.ceil(np.log2(2.0 ** (degree * s + 2) / max(w.tolerance, 1e-12)))))
+    tables = tuple(_rounded(curves[:, m] * 2.0 ** (out - m * s)) for m in range(degree + 1))
+    got = sum(t[:, None] * (d * 2.0**s) ** m for m, t in enumerate(tables)) / 2.0**out
+    inside = (u >= w.core[0]) & (u <= w.core[1])
+    error = _error(got - y, y, w)[inside]
+    return TableSpec(
+        n, s, tuple(t.astype(np.int64) for t in tables), out, float(error.max(initial=0.0))
+    )
+
+
+def _points(w: Wanted, n: int, start: Array) -> TableSpec:
+    """A value for each x. The argument itself is rounded, to the nearest whole x."""
+    u, half = start / 2.0**w.f + w.centre, 0.5 / 2**w.f
+    y = w.function(np.clip(u, *w.window))
+    off = [np.abs(w.function(np.clip(u + h, *w.window)) - y) for h in (half, -half)]
+    inside = (u >= w.core[0] - half) & (u <= w.core[1] + half)
+    error = _error(np.maximum(*off) + 0.5 * 2.0**-w.frac, y, w)[inside]
+    t0 = _rounded(y * 2.0**w.frac).astype(np.int64)
+    return TableSpec(n, 0, (t0,), w.frac, float(error.max(initial=0.0)))
+
+
+def _error(gap: Array, y: Array, w: Wanted) -> Array:
+    return np.asarray(np.abs(gap) / np.maximum(1.0, np.abs(y) / w.growing))
 
 
 def _rounded(x: Array) -> Array:

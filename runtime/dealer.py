@@ -97,7 +97,7 @@ class Dealer:
 
     def _table_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         a: Any = i.attrs
-        shape = (a["index_bits"], a["low_bits"], a["width"])
+        shape = (a["index_bits"], a["low_bits"], a["degree"], a["width"])
         return self._keys(gates.table_keys, i, types[0].size, shape)
 
     def _sign_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:

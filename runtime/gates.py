@@ -33,15 +33,18 @@ def table_keys(
     r: Ring,
     index_bits: int,
     low_bits: int,
+    degree: int,
     width: int,
     roots: tuple[Bytes, Bytes],
 ) -> Bytes:
-    """Return the correction words of DPF keys with payload (1, r mod 2^s) at point r >> s."""
+    """Return the correction words of DPF keys at point r >> s with payload (1, b, .. b^degree).
+
+    b = r mod 2^s, s the low bits.
+    """
     r = canonical(r.reshape(-1).astype(np.uint64), index_bits + low_bits)
-    dtype = ring_dtype(width)
-    beta = np.ones((r.size, 2 if low_bits else 1), dtype)
-    if low_bits:
-        beta[:, 1] = canonical(r, low_bits).astype(dtype)
+    b = canonical(r, low_bits) if low_bits else r
+    beta = np.stack([b ** np.uint64(c) for c in range(degree + 1)], axis=1)
+    beta = canonical(beta, width).astype(ring_dtype(width))
     return kernels.dpf_keys(r >> np.uint64(low_bits), index_bits, beta, width, *roots)
 
 
@@ -55,7 +58,7 @@ def table(
     key: Key,
     tables: list[Ring],
 ) -> Ring:
-    """Return a share of t0[i] + t1[i]·d for x = i·2^s + d. See Kernels.dpf_table.
+    """Return a share of t0[i] + t1[i]·d + t2[i]·d^2 for x = i·2^s + d. See Kernels.dpf_table.
 
     Tables of shape (T, 2^n) give T results for each element, as a last axis.
     """
@@ -63,19 +66,21 @@ def table(
     index = (flat >> flat.dtype.type(low_bits)).astype(np.uint32)
     low = canonical(flat, low_bits).astype(ring_dtype(width)) if low_bits else None
     several = tables[0].ndim > 1
-    t0, *slopes = (t if several else t[None] for t in tables)
-    t1 = slopes[0] if low_bits else None
-    y = kernels.dpf_table(party, index, low, index_bits, width, key.seeds, key.words, t0, t1)
+    read = [t if several else t[None] for t in tables]
+    y = kernels.dpf_table(party, index, low, index_bits, width, key.seeds, key.words, read)
     return y.T.reshape(*x.shape, len(y)) if several else y.reshape(x.shape)
 
 
 def plain_table(x: Ring, index_bits: int, low_bits: int, tables: list[Ring]) -> Ring:
-    """Return t0[i] + t1[i]·d of a clear x."""
+    """Return t0[i] + t1[i]·d + t2[i]·d^2 of a clear x."""
     flat = canonical(x, index_bits + low_bits)
     index = flat >> flat.dtype.type(low_bits)
+    dtype = tables[0].dtype
+    d = canonical(flat, low_bits).astype(dtype) if low_bits else None
     y = tables[0][..., index]
-    if low_bits:
-        y = y + tables[1][..., index] * canonical(flat, low_bits).astype(tables[0].dtype)
+    for m, table in enumerate(tables[1:], 1):
+        assert d is not None
+        y = y + table[..., index] * d ** dtype.type(m)
     return np.asarray(np.moveaxis(y, 0, -1) if tables[0].ndim > 1 else y)
 
 

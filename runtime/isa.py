@@ -378,9 +378,11 @@ def _widen(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
 
 
 def table_key_type(shape: Shape, attrs: Attrs) -> RingType:
-    """Return the type of a table gate's keys; with `low_bits` the payload is (1, r mod 2^s)."""
+    """Return the type of a table gate's keys; the payload is powers of r mod 2^s, to `degree`."""
     index_bits = int_attr(attrs, "index_bits", 1, MAX_INDEX_BITS)
-    words = 2 if int_attr(attrs, "low_bits", 0, 48) else 1
+    low_bits = int_attr(attrs, "low_bits", 0, 48)
+    words = 1 + int_attr(attrs, "degree", 0, 2)
+    _need((words > 1) == (low_bits > 0), "a table has a degree if and only if it has low bits")
     width = int_attr(attrs, "width", 1, MAX_WIDTH)
     return RingType("key", dpf_key_bytes(index_bits, words, width), shape)
 
@@ -423,25 +425,26 @@ def _key(make: Callable[[Shape, Attrs], RingType]) -> Rule:
 # ---- rules of the gates -----------------------------------------------------------------------
 
 
-def _table_shape(types: Types, attrs: Attrs) -> tuple[int, Shape]:
+def _table_shape(wire: RingType, tables: Types, attrs: Attrs) -> tuple[int, Shape]:
     """Check the tables of a table gate; return the result's width and shape."""
+    _need(bool(tables), "a gate has one to three tables")
     index_bits = int_attr(attrs, "index_bits", 1, MAX_INDEX_BITS)
     low_bits = int_attr(attrs, "low_bits", 0, 48)
-    tables = types[-2:] if low_bits else types[-1:]
     for table in tables:
         _need(table.kind == "public", "a table is a public constant")
         _need(table.shape[-1:] == (1 << index_bits,), f"a table has {1 << index_bits} entries")
         _need(table.shape == tables[0].shape and len(table.shape) <= 2, "the tables do not match")
     bits = index_bits + low_bits
-    _need(types[0].width == bits, f"the wire has {types[0].width} bits, the table covers {bits}")
-    return _same_width(tables), (*types[0].shape, *tables[0].shape[:-1])
+    _need(wire.width == bits, f"the wire has {wire.width} bits, the table covers {bits}")
+    _need(1 <= len(tables) <= 3, "a gate has one to three tables")
+    _need((len(tables) > 1) == (low_bits > 0), "a gate has several tables if it has low bits")
+    return _same_width(tables), (*wire.shape, *tables[0].shape[:-1])
 
 
 def _table(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
-    tables = 2 if int_attr(attrs, "low_bits", 0, 48) else 1
-    _kinds(types, ("masked",), ("key",), *[("public",)] * tables)
-    width, shape = _table_shape(types, attrs)
-    key = table_key_type(types[0].shape, {**attrs, "width": width})
+    _kinds(types, ("masked",), ("key",), *[("public",)] * max(1, len(types) - 2))
+    width, shape = _table_shape(types[0], types[2:], attrs)
+    key = table_key_type(types[0].shape, {**attrs, "width": width, "degree": len(types) - 3})
     _need(types[1] == key, f"the key is {types[1]}, the gate needs {key}")
     return RingType("share", width, shape)
 
@@ -477,7 +480,7 @@ def _plain(bits: int) -> Rule:
     def rule(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
         _need(bool(types) and types[0].kind == "clear", "a plain gate takes a clear value")
         if bits == 0:
-            width, shape = _table_shape(types, attrs)
+            width, shape = _table_shape(types[0], types[1:], attrs)
             return RingType("clear", width, shape)
         _arity(types, 1)
         return RingType("clear", int_attr(attrs, "width", 1, MAX_WIDTH), types[0].shape)
@@ -552,7 +555,7 @@ def _input_sent(types: Types, attrs: Attrs) -> Sends:
 
 
 _ALL = ("dealer", "prepare", "online")
-_TABLE = ("slot", "index_bits", "low_bits", "width")
+_TABLE = ("slot", "index_bits", "low_bits", "degree", "width")
 _SIGN = ("slot", "in_width", "width", "select")
 
 _SPECS = (

@@ -295,11 +295,12 @@ def _shift(node: Node, b: ProgramBuilder) -> Masked:
 
 
 def _table(node: Node, b: ProgramBuilder) -> Share:
-    """One DPF key with payload (1, r mod 2^s) at r >> s; full-domain evaluation  [BGI16]."""
+    """One DPF key with payload powers of r mod 2^s at r >> s; full-domain evaluation  [BGI16]."""
     index_bits, low_bits = (node.attrs[k] for k in ("index_bits", "low_bits"))
     x = _masked(b, node.inputs[0], b.fix_type(node.inputs[0]).bits)
     keys: dict[str, Attr] = {
-        "slot": b.slot(), "index_bits": index_bits, "low_bits": low_bits, "width": _ring(node),
+        "slot": b.slot(), "index_bits": index_bits, "low_bits": low_bits,
+        "degree": len(node.inputs) - 2, "width": _ring(node),
     }  # fmt: skip
     key = _keys(b, "table_key", keys, x, node)
     tables = [b.const(t, _ring(node)) for t in node.inputs[1:]]

@@ -54,8 +54,7 @@ class Path:
         low: Ring | None,
         seeds: Bytes,
         keys: Bytes,
-        t0: Ring,
-        t1: Ring | None,
+        curves: Sequence[Ring],
         y: Ring,
     ) -> None: ...
     def dpf_bins(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -215,22 +217,24 @@ def check_dpf_table(
     w: int,
     seeds: NDArray[np.uint8],
     keys: NDArray[np.uint8],
-    t0: Ring,
-    t1: Ring | None,
+    tables: Sequence[Ring],
 ) -> DpfLayout:
     """Check the arguments of `Kernels.dpf_table`; return the layout."""
     _check_party(party)
-    layout = dpf_layout(n, 1 if t1 is None else 2, w)
+    if not 1 <= len(tables) <= 3:
+        raise ValueError(f"A table gate reads 1 to 3 tables of coefficients, not {len(tables)}.")
+    layout = dpf_layout(n, len(tables), w)
     count = _vector_length("index", index)
-    tables = t0.shape[0] if isinstance(t0, np.ndarray) and t0.ndim else 0
+    first = tables[0]
+    several = first.shape[0] if isinstance(first, np.ndarray) and first.ndim else 0
     check_array("index", index, np.dtype(np.uint32), (count,))
     check_array("seeds", seeds, np.dtype(np.uint8), (count, 16))
     check_array("keys", keys, np.dtype(np.uint8), (count, layout.key_bytes))
-    check_array("t0", t0, ring_dtype(w), (tables, 1 << n))
-    if t1 is not None:
-        check_array("t1", t1, ring_dtype(w), (tables, 1 << n))
+    for m, table in enumerate(tables):
+        check_array(f"tables[{m}]", table, ring_dtype(w), (several, 1 << n))
+    if len(tables) > 1:
         if low is None:
-            raise ValueError("A spline gate (t1 is given) needs low, but low is None.")
+            raise ValueError("A spline gate, with several tables, needs low, but low is None.")
         wide = isinstance(low, np.ndarray) and low.dtype == np.uint64
         check_array("low", low, np.dtype(np.uint64) if wide else ring_dtype(w), (count,))
     _check_below("index", index, n)

@@ -123,12 +123,11 @@ class NumpyKernels:
         w: int,
         seeds: Bytes,
         keys: Bytes,
-        t0: Ring,
-        t1: Ring | None,
+        tables: Sequence[Ring],
     ) -> Ring:
         """Return shares of table gates; see `Kernels.dpf_table`."""
-        layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, t0, t1)
-        return _reduce(dpf.dpf_table(layout, party, index, low, seeds, keys, t0, t1), w)
+        layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, tables)
+        return _reduce(dpf.dpf_table(layout, party, index, low, seeds, keys, tables), w)
 
     def dpf_bins(
         self,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,25 +83,24 @@ def dpf_table(
     low: Ring | None,
     seeds: Bytes,
     keys: Bytes,
-    t0: Ring,
-    t1: Ring | None,
+    tables: Sequence[Ring],
 ) -> Ring:
     """Return a party's lazy shares (T, N) of table gates; see `Kernels.dpf_table`."""
-    size = 1 << layout.n
-    y = np.zeros((t0.shape[0], len(index)), dtype=t0.dtype)
+    size, dtype = 1 << layout.n, tables[0].dtype
+    y = np.zeros((tables[0].shape[0], len(index)), dtype=dtype)
     step = max(1, _CHUNK // size)
     for at in range(0, len(index), step):
         part = slice(at, at + step)
         e = dpf_shares(layout, party, seeds[part], keys[part])
         u = (index[part, None].astype(np.int64) - np.arange(size)) % size  # (chunk, 2^n)
-        for table in range(t0.shape[0]):
-            # y = sum_j e0_j·t0[u] + low·sum_j e0_j·t1[u] - sum_j e1_j·t1[u]
-            y[table, part] = (e[:, 0] * t0[table][u]).sum(axis=1, dtype=y.dtype)
-            if t1 is not None and low is not None:
-                slope = t1[table][u]
-                steep = (e[:, 0] * slope).sum(axis=1, dtype=y.dtype)
-                y[table, part] += steep * low[part].astype(y.dtype)
-                y[table, part] -= (e[:, 1] * slope).sum(axis=1, dtype=y.dtype)
+        a = low[part].astype(dtype) if low is not None else None
+        for c, m in itertools.combinations_with_replacement(range(len(tables)), 2):
+            # (-1)^c binomial(m, c)·low^(m-c)·sum_j e_c,j·tables[m][u]
+            factor = dtype.type(math.comb(m, c))
+            power = factor if a is None else factor * a ** dtype.type(m - c)
+            for row, table in zip(y, tables[m], strict=True):
+                term = power * (e[:, c] * table[u]).sum(axis=1, dtype=dtype)
+                row[part] += term if c % 2 == 0 else ~term + dtype.type(1)
     return y
 
 

@@ -132,15 +132,14 @@ class Kernels(Protocol):
         w: int,
         seeds: Bytes,
         keys: Bytes,
-        t0: Ring,
-        t1: Ring | None,
+        tables: Sequence[Ring],
     ) -> Ring:
-        """Return this party's share (T, N), canonical, of N gates reading T public tables.
+        """Return this party's share (T, N), canonical, of N gates reading T public curves.
 
-        With e the party's share of the DPF at every point j, t0 and t1 of shape (T, 2^n), and
-        u = (index - j) mod 2^n:
-            t1 None, payload (1):     y[t] = sum_j e0_j·t0[t, u]
-            otherwise, payload (1,d): y[t] = sum_j e0_j·(t0[t, u] + t1[t, u]·low) - e1_j·t1[t, u]
+        tables[m], of shape (T, 2^n), holds the coefficient of d^m; there are k <= 3. The DPF has
+        payload (1, b, .. b^(k-1)), d = low - b. With e_c the party's share of component c at every
+        point j, and u = (index - j) mod 2^n,
+            y[t] = sum_c (-1)^c sum_j e_c,j sum_(m>=c) binomial(m, c)·low^(m-c)·tables[m][t, u]
         index (N,) below 2^n and low (N,) are public.
         """
         ...

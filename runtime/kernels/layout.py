@@ -33,7 +33,7 @@ from functools import lru_cache
 
 BLOCK_BYTES = 16
 BLOCK_BITS = 128
-LEAF_BITS = 256  # see `halftree`: two blocks a leaf cost no key bytes over one, and fewer hashes
+LEAF_BLOCKS = 2  # see `halftree`: two blocks a leaf cost no key bytes over one, and fewer hashes
 
 # Public key of the fixed-key hash H: the first 128 fraction bits of pi.
 HASH_KEY = bytes.fromhex("243f6a8885a308d313198a2e03707344")
@@ -90,7 +90,7 @@ def dpf_layout(n: int, k: int, w: int) -> DpfLayout:
         raise ValueError(f"A DPF needs 1 to {MAX_DPF_COMPONENTS} payload components, but k = {k}.")
     check_width(w)
     lane = lane_bits(w)
-    fit = max(1, LEAF_BITS // (lane * k))
+    fit = max(1, BLOCK_BITS * max(k, LEAF_BLOCKS) // (lane * k))
     log_points = min(n, fit.bit_length() - 1)
     points, depth = 1 << log_points, n - log_points
     blocks = -(-points * k * lane // BLOCK_BITS)

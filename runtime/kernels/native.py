@@ -156,22 +156,21 @@ class NativeKernels:
         w: int,
         seeds: Bytes,
         keys: Bytes,
-        t0: Ring,
-        t1: Ring | None,
+        tables: Sequence[Ring],
     ) -> Ring:
         """Return shares of table gates; see `Kernels.dpf_table`."""
-        layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, t0, t1)
-        y = np.empty((t0.shape[0], len(index)), dtype=t0.dtype)
-        slopes = t1 is not None and low is not None
+        layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, tables)
+        first = tables[0]
+        y = np.empty((first.shape[0], len(index)), dtype=first.dtype)
+        needed = low if len(tables) > 1 else None
         self._path.dpf_table(
             _shape(layout),
             party,
             _dense(index),
-            _dense(low.astype(t0.dtype, copy=False)) if slopes and low is not None else None,
+            None if needed is None else _dense(needed.astype(first.dtype, copy=False)),
             _dense(seeds),
             _dense(keys),
-            _dense(t0),
-            _dense(t1) if t1 is not None else None,
+            [_dense(table) for table in tables],
             y,
         )
         return y

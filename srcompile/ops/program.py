@@ -110,14 +110,15 @@ class Shift(_Program):
 
 
 class Table(_Program):
-    """t0[i] + t1[i] * d for x = i * 2^low_bits + d, i signed; without low bits t0[x].
+    """t0[i] + t1[i]·d + t2[i]·d^2 for x = i·2^low_bits + d, i signed; without low bits t0[x].
 
-    Several tables, t0 of shape (tables, entries), give a last axis of as many results.
+    There are one to three tables t0, t1, t2. If they have a first axis of several, so many results
+    stand in a last axis.
     """
 
     name = "table"
     attrs = ("index_bits", "low_bits")
-    arity = (2, 3)
+    arity = (2, 4)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
         return (*shapes[0], *shapes[1][:-1])
@@ -125,10 +126,12 @@ class Table(_Program):
     def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
         x, low = inputs[0], integer(attrs["low_bits"])
         index = (x >> np.int64(low)) & np.int64((1 << integer(attrs["index_bits"])) - 1)
-        y = inputs[1][..., index]
-        if low:
-            y = y + inputs[2][..., index] * (x & np.int64((1 << low) - 1))
-        return np.asarray(np.moveaxis(y, 0, -1) if inputs[1].ndim > 1 else y)
+        d = x & np.int64((1 << low) - 1)
+        first, *rest = inputs[1:]
+        y = first[..., index]
+        for m, table in enumerate(rest, 1):
+            y = y + table[..., index] * d**m
+        return np.asarray(np.moveaxis(y, 0, -1) if first.ndim > 1 else y)
 
     def frac(self, fracs: Sequence[int], attrs: Attrs) -> int | None:
         return fracs[1]

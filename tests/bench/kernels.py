@@ -114,6 +114,7 @@ def cases() -> Iterator[Case]:
         (8, 1, 32, 20000),
         (8, 1, 64, 20000),
         (8, 2, 32, 20000),
+        (8, 3, 32, 20000),
         (8, 2, 64, 20000),
         (10, 2, 32, 8000),
         (12, 2, 32, 2000),
@@ -146,15 +147,14 @@ def _dpf_cases(rng: np.random.Generator, n: int, k: int, w: int, count: int) -> 
     alpha = rng.integers(0, 1 << n, count, np.uint64)
     beta, low = rng.integers(0, top, (count, k), dtype), rng.integers(0, top, count, dtype)
     s0, s1 = rng.integers(0, 256, (2, count, 16), np.uint8)
-    t0, t1 = rng.integers(0, top, (2, 1, 1 << n), dtype)
+    curves = list(rng.integers(0, top, (k, 1, 1 << n), dtype))
     keys, index = load().dpf_keys(alpha, n, beta, w, s0, s1), alpha.astype(np.uint32)
-    slopes = t1 if k == 2 else None
 
     def make(q: Kernels, m: int = count) -> object:
         return q.dpf_keys(alpha[:m], n, beta[:m], w, s0[:m], s1[:m])
 
     def table(q: Kernels, m: int = count) -> object:
-        return q.dpf_table(0, index[:m], low[:m], n, w, s0[:m], keys[:m], t0, slopes)
+        return q.dpf_table(0, index[:m], low[:m], n, w, s0[:m], keys[:m], curves)
 
     shape, part = f"n={n} k={k} w={w}", count // 40
     yield Case("dpf_keys", shape, count, make, lambda q: make(q, part), 1 / 40)

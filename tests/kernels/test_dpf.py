@@ -53,35 +53,36 @@ def test_native_keys_equal_the_definition(n: int, k: int, w: int, count: int, se
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 11),
-    spline=st.booleans(),
+    degree=st.integers(0, 2),
     w=st.integers(1, 64),
     tables=st.integers(0, 3),
     count=st.integers(0, 40),
     seed=st.integers(0, 2**32),
 )
 def test_table_gates_read_the_table(
-    n: int, spline: bool, w: int, tables: int, count: int, seed: int
+    n: int, degree: int, w: int, tables: int, count: int, seed: int
 ) -> None:
-    # given: gates at index - alpha, and for a spline the masked offset low and its mask d
+    # given: gates at index - alpha, and for a spline the masked offset low and its mask b
     rng = np.random.default_rng(seed)
     dtype = ring_dtype(w)
     alpha, index = below(rng, count, n), below(rng, count, n)[::-1].astype(np.uint32)
-    t0, t1 = lazy(rng, (tables, 1 << n), w), lazy(rng, (tables, 1 << n), w)
-    low, d = lazy(rng, (count,), w), lazy(rng, (count,), w)
-    beta = np.stack([np.ones(count, dtype), d], axis=1)[:, : 1 + spline]
+    curves = [lazy(rng, (tables, 1 << n), w) for _ in range(degree + 1)]
+    low, b = lazy(rng, (count,), w), lazy(rng, (count,), w)
+    beta = np.stack([b ** dtype.type(c) for c in range(degree + 1)], axis=1)
     roots = seeds(rng, count)
     keys = AVAILABLE["numpy"].dpf_keys(alpha, n, beta, w, *roots)
-    slopes = t1 if spline else None
 
     # when: every implementation evaluates both parties
     shares = {
-        name: [kernels.dpf_table(p, index, low, n, w, roots[p], keys, t0, slopes) for p in (0, 1)]
+        name: [kernels.dpf_table(p, index, low, n, w, roots[p], keys, curves) for p in (0, 1)]
         for name, kernels in AVAILABLE.items()
     }
 
-    # then: the shares are the same everywhere and add up to t0[u] + t1[u]·(low - d)
+    # then: the shares are the same everywhere and add up to sum_m tables[m][u]·(low - b)^m
     u = (index.astype(np.int64) - alpha.astype(np.int64)) % (1 << n)
-    want = t0[:, u] + t1[:, u] * (low - d) if spline else t0[:, u]
+    want = np.zeros((tables, count), dtype)
+    for m, t in enumerate(curves):
+        want += t[:, u] * (low - b) ** dtype.type(m)
     for name, (y0, y1) in shares.items():
         assert y0.dtype == dtype, name
         assert np.array_equal(y0, shares["numpy"][0]), name
@@ -89,17 +90,18 @@ def test_table_gates_read_the_table(
         assert np.array_equal(reduce(y0 + y1, w), reduce(want, w)), name
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2])
 @pytest.mark.parametrize("w", [8, 24, 64])
-def test_a_fine_table(native: Kernels, definition: Kernels, w: int) -> None:
+def test_a_fine_table(native: Kernels, definition: Kernels, w: int, degree: int) -> None:
     rng = np.random.default_rng(w)
     n, count = 15, 3
     alpha, index = below(rng, count, n), below(rng, count, n).astype(np.uint32)
-    t0, t1 = lazy(rng, (2, 1 << n), w), lazy(rng, (2, 1 << n), w)
+    curves = [lazy(rng, (2, 1 << n), w) for _ in range(degree + 1)]
     roots = seeds(rng, count)
     low = lazy(rng, (count,), w)
-    keys = native.dpf_keys(alpha, n, lazy(rng, (count, 2), w), w, *roots)
+    keys = native.dpf_keys(alpha, n, lazy(rng, (count, degree + 1), w), w, *roots)
     for party in (0, 1):
-        args = (party, index, low, n, w, roots[party], keys, t0, t1)
+        args = (party, index, low, n, w, roots[party], keys, curves)
         assert np.array_equal(native.dpf_table(*args), definition.dpf_table(*args))
 
 
@@ -167,9 +169,9 @@ def test_low_may_be_given_in_64_bits_for_a_32_bit_ring(kernels: Kernels) -> None
     roots = seeds(rng, count)
     keys = kernels.dpf_keys(below(rng, count, n), n, lazy(rng, (count, 2), w), w, *roots)
     index, low = below(rng, count, n).astype(np.uint32), lazy(rng, (count,), 64)
-    t0, t1 = lazy(rng, (1, 16), w), lazy(rng, (1, 16), w)
-    wide = kernels.dpf_table(0, index, low, n, w, roots[0], keys, t0, t1)
-    narrow = kernels.dpf_table(0, index, low.astype(np.uint32), n, w, roots[0], keys, t0, t1)
+    curves = [lazy(rng, (1, 16), w) for _ in range(2)]
+    wide = kernels.dpf_table(0, index, low, n, w, roots[0], keys, curves)
+    narrow = kernels.dpf_table(0, index, low.astype(np.uint32), n, w, roots[0], keys, curves)
     assert np.array_equal(wide, narrow)
 
 
@@ -216,20 +218,22 @@ def test_bad_arguments_of_table_gates_are_refused(kernels: Kernels) -> None:
     index, low = np.zeros(2, np.uint32), np.zeros(2, np.uint32)
     keys = np.zeros((2, dpf_key_bytes(n, 2, w)), np.uint8)
     t = np.zeros((1, 8), np.uint32)
-    kernels.dpf_table(0, index, low, n, w, s, keys, t, t)
+    kernels.dpf_table(0, index, low, n, w, s, keys, [t, t])
     for args in [
-        (2, index, low, n, w, s, keys, t, t),
-        (0, index + np.uint32(8), low, n, w, s, keys, t, t),
-        (0, index, low[:1], n, w, s, keys, t, t),
-        (0, index, None, n, w, s, keys, t, t),
-        (0, index, low, n, w, s, keys[:, 1:], t, t),
-        (0, index, low, n, w, s, keys, t, None),
-        (0, index, low, n, w, s, keys, t[:, 1:], t),
-        (0, index, low, n, w, s, keys, t, t[:0]),
-        (0, index, low, n, 40, s, keys, t, t),
-        (0, index, low, n, w, s[:1], keys, t, t),
+        (2, index, low, n, w, s, keys, [t, t]),
+        (0, index + np.uint32(8), low, n, w, s, keys, [t, t]),
+        (0, index, low[:1], n, w, s, keys, [t, t]),
+        (0, index, None, n, w, s, keys, [t, t]),
+        (0, index, low, n, w, s, keys[:, 1:], [t, t]),
+        (0, index, low, n, w, s, keys, [t]),
+        (0, index, low, n, w, s, keys, []),
+        (0, index, low, n, w, s, keys, [t] * 4),
+        (0, index, low, n, w, s, keys, [t[:, 1:], t]),
+        (0, index, low, n, w, s, keys, [t, t[:0]]),
+        (0, index, low, n, 40, s, keys, [t, t]),
+        (0, index, low, n, w, s[:1], keys, [t, t]),
     ]:
-        with pytest.raises(ValueError, match=r"must|needs|is 0 or 1"):
+        with pytest.raises(ValueError, match=r"must|needs|is 0 or 1|reads 1 to 3"):
             kernels.dpf_table(*args)
 
 

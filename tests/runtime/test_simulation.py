@@ -306,9 +306,10 @@ def test_a_table_key_is_as_long_whatever_it_hides(fast_kernels: Kernels, low_bit
     rng = np.random.default_rng(SEED)
     bits = 6 + low_bits
     masks = np.array([0, 1, 1 << (bits - 1), (1 << bits) - 1], np.uint64)
-    keys = gates.table_keys(fast_kernels, masks, 6, low_bits, 20, roots(rng, 4))
+    shape = (6, low_bits, min(low_bits, 2), 20)
+    keys = gates.table_keys(fast_kernels, masks, *shape, roots(rng, 4))
     assert keys.shape == (4, keys.shape[1])
-    again = gates.table_keys(fast_kernels, masks[::-1].copy(), 6, low_bits, 20, roots(rng, 4))
+    again = gates.table_keys(fast_kernels, masks[::-1].copy(), *shape, roots(rng, 4))
     assert again.shape == keys.shape
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,21 +105,23 @@ class IdealKeys(NumpyKernels):
         w: int,
         seeds: Bytes,
         keys: Bytes,
-        t0: Ring,
-        t1: Ring | None,
+        tables: Sequence[Ring],
     ) -> Ring:
         secret = self._secrets[np.ascontiguousarray(keys).tobytes()]
-        public = [np.ascontiguousarray(a).tobytes() for a in (index, low, t0, t1) if a is not None]
-        first = _elements(t0.shape[0] * len(index), w, b"table", secret.seeds.tobytes(), *public)
-        first = first.reshape(t0.shape[0], len(index))
+        given = (index, low, *tables)
+        public = [np.ascontiguousarray(a).tobytes() for a in given if a is not None]
+        shape = (tables[0].shape[0], len(index))
+        first = _elements(math.prod(shape), w, b"table", secret.seeds.tobytes(), *public)
+        first = first.reshape(shape)
         if party == self.observed:
             assert np.array_equal(seeds, secret.seeds)
             return first.astype(ring_dtype(w))
         u = (index.astype(np.uint64) - secret.alpha) & np.uint64((1 << n) - 1)
-        value = t0[:, u].astype(np.uint64)
-        if t1 is not None and low is not None:
-            slope = t1[:, u].astype(np.uint64)
-            value += slope * (low.astype(np.uint64) - secret.beta[:, 1].astype(np.uint64))
+        value = tables[0][:, u].astype(np.uint64)
+        for m, table in enumerate(tables[1:], 1):
+            assert low is not None
+            d = low.astype(np.uint64) - secret.beta[:, 1].astype(np.uint64)
+            value += table[:, u].astype(np.uint64) * d ** np.uint64(m)
         return np.asarray((value - first) & np.uint64((1 << w) - 1)).astype(ring_dtype(w))
 
     def dcf_keys(

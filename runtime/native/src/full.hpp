@@ -1,4 +1,4 @@
-// Full-domain evaluation of DPFs with one or two components, for a batch of gates.
+// Full-domain evaluation of DPFs with one to three components, for a batch of gates.
 //
 // The nodes of a level are kept gate after gate, each gate's from left to right, so a level's nodes
 // are one row of independent blocks, twice as long in the next level. Trees deeper than `subtree`
@@ -48,8 +48,24 @@ class FullDomain {
     SRC_INLINE void shares(size_t g, Sink sink) {
         if (leaves_ < vec_blocks) return few_shares<K>(g, sink);
         const Block *const nodes = nodes_.get() + g * leaves_;
-        const Vec final[2] = {load_vec(final_.get() + 2 * vec_blocks * g),
-                              load_vec(final_.get() + 2 * vec_blocks * g + vec_blocks)};
+        const Block *const words = final_.get() + leaf_blocks * vec_blocks * g;
+        if constexpr (K == 3) {
+            hash_each<3>(
+                leaves_ / vec_blocks,
+                [=](size_t i, Vec *x) SRC_LAMBDA {
+                    for (uint64_t c = 0; c < 3; c++)
+                        x[c] = load_vec(nodes + i * vec_blocks) ^ every(Block{c, 0});
+                },
+                [=](size_t i, const Vec *h) SRC_LAMBDA {
+                    const Vec st = load_vec(nodes + i * vec_blocks);
+                    Wide e[3];
+                    for (size_t c = 0; c < 3; c++)
+                        e[c] = add_controlled(h[c], st, load_vec(words + c * vec_blocks));
+                    sink(i * lanes, e);
+                });
+            return;
+        }
+        const Vec final[2] = {load_vec(words), load_vec(words + vec_blocks)};
         hash_pairs(
             leaves_ / vec_blocks,
             [=](size_t i) SRC_LAMBDA { return load_vec(nodes + i * vec_blocks); },
@@ -70,6 +86,7 @@ class FullDomain {
 
   private:
     static constexpr size_t row = batch * vec_blocks;  // correction words of a level
+    static constexpr size_t leaf_blocks = 3;           // at most: one for each component
 
     const DpfShape &s_;
     const int party_;
@@ -82,7 +99,7 @@ class FullDomain {
 
     Scratch<Block> cw_{static_cast<size_t>(s_.depth) * row};
     Scratch<Block> crown_{batch << top_}, nodes_{batch << levels_};
-    Scratch<Block> final_{2 * row};  // (gates, 2, vec_blocks)
+    Scratch<Block> final_{leaf_blocks * row};  // (gates, leaf_blocks, vec_blocks)
 
     // v + t·CW for the control bits of st.
     static Wide add_controlled(Vec v, Vec st, Vec cw) {
@@ -106,11 +123,11 @@ class FullDomain {
             const Block word = load_block(key + 16 * static_cast<size_t>(i));
             for (size_t c = 0; c < size_t{1} << copies; c++) cw[c] = word;
         }
-        Block leaf[2] = {};
+        Block leaf[leaf_blocks] = {};
         read_final(key + tree_bytes_, s_.key_bytes - tree_bytes_,
                    static_cast<size_t>(s_.k * s_.points), s_.w, reinterpret_cast<Lane *>(leaf));
-        for (size_t i = 0; i < 2 * vec_blocks; i++)
-            final_[2 * vec_blocks * g + i] = leaf[i / vec_blocks];
+        for (size_t i = 0; i < leaf_blocks * vec_blocks; i++)
+            final_[leaf_blocks * vec_blocks * g + i] = leaf[i / vec_blocks];
     }
 
     // Fills in nodes (gates, 2^levels); the roots (gates,) are given.
@@ -140,12 +157,14 @@ class FullDomain {
         Wide e[K] = {};
         for (size_t l = 0; l < leaves_; l++) {
             const Block st = nodes_[g * leaves_ + l];
-            Vec values = every(st) ^ block_numbers(0, 1);
-            hash_blocks(reinterpret_cast<Block *>(&values), reinterpret_cast<Block *>(&values),
-                        vec_blocks);
-            const Block *f = final_.get() + 2 * vec_blocks * g;
-            const Block final[2] = {f[0], f[vec_blocks]};
-            const Lane *v = reinterpret_cast<const Lane *>(&values);
+            Block values[round_up(leaf_blocks, vec_blocks)];
+            for (uint64_t c = 0; c < round_up(leaf_blocks, vec_blocks); c++)
+                values[c] = st ^ Block{c, 0};
+            hash_blocks(values, values, round_up(leaf_blocks, vec_blocks));
+            Block final[leaf_blocks];
+            for (size_t c = 0; c < leaf_blocks; c++)
+                final[c] = final_[(leaf_blocks * g + c) * vec_blocks];
+            const Lane *v = reinterpret_cast<const Lane *>(values);
             const Lane *cw = reinterpret_cast<const Lane *>(final);
             const Lane t = static_cast<Lane>(mask_of(st[0]));
             for (size_t i = 0; i < K * points; i++)

@@ -46,10 +46,10 @@ struct TableGates {
     int party;
     size_t count, tables;
     const uint32_t *index;
-    const void *low;       // (count,) of the ring's type; null without slopes
+    const void *low;       // (count,) of the ring's type; null if shape.k is 1
     const uint8_t *seeds;  // (count, 16)
     const uint8_t *keys;   // (count, key_bytes)
-    const void *t0, *t1;   // (tables, 2^n); t1 null without slopes
+    const void *curves[3];  // shape.k of them, (tables, 2^n): the coefficients of d^0, d^1, d^2
     void *y;               // (tables, count)
 };
 

@@ -19,7 +19,7 @@ inline void read_final(const uint8_t *bits, size_t bytes, size_t count, int w, L
         memcpy(out, bits, bytes);
         return;
     }
-    uint8_t padded[32 + 16] = {};  // a leaf of at most two components has at most two blocks
+    uint8_t padded[48 + 16] = {};  // a leaf of at most three components has at most three blocks
     memcpy(padded, bits, bytes);
     for (size_t i = 0; i < count; i++)
         out[i] = static_cast<Lane>(get_bits(padded, i * static_cast<size_t>(w), w));

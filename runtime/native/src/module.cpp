@@ -178,18 +178,21 @@ class Path {
 
     template <class T>
     void dpf_table(const DpfShape &s, int party, In<uint32_t> index, std::optional<In<T>> low,
-                   In<uint8_t> seeds, In<uint8_t> keys, In<T> t0, std::optional<In<T>> t1,
+                   In<uint8_t> seeds, In<uint8_t> keys, std::vector<In<T>> curves,
                    Out<T> y) const {
         const size_t count = index.size(), size = size_t{1} << s.n;
         require(s.lane <= 32 ? sizeof(T) == 4 : sizeof(T) == 8);
-        require(t0.ndim() == 2 && t0.shape(1) == size && y.size() == t0.shape(0) * count);
+        require(s.k <= 3 && curves.size() == static_cast<size_t>(s.k));
+        for (const In<T> &curve : curves)
+            require(curve.ndim() == 2 && curve.shape(1) == size &&
+                    y.size() == curve.shape(0) * count);
         require(seeds.size() == 16 * count && keys.size() == count * s.key_bytes);
-        require(t1 ? s.k == 2 && low && low->size() == count && t1->size() == t0.size() : s.k == 1);
+        require(s.k == 1 || (low && low->size() == count));
         TableGates a{};
-        a.shape = s, a.party = party, a.count = count, a.tables = t0.shape(0);
-        a.index = index.data(), a.low = t1 ? low->data() : nullptr;
-        a.seeds = seeds.data(), a.keys = keys.data();
-        a.t0 = t0.data(), a.t1 = t1 ? t1->data() : nullptr, a.y = y.data();
+        a.shape = s, a.party = party, a.count = count, a.tables = curves[0].shape(0);
+        a.index = index.data(), a.low = s.k > 1 ? low->data() : nullptr;
+        a.seeds = seeds.data(), a.keys = keys.data(), a.y = y.data();
+        for (size_t m = 0; m < curves.size(); m++) a.curves[m] = curves[m].data();
         nb::gil_scoped_release release;
         k_->dpf_table(a);
     }
@@ -424,7 +427,7 @@ void bind_ring_kernels(nb::class_<Path> &path) {
              "seeds0"_a.noconvert(), "seeds1"_a.noconvert(), "keys"_a.noconvert());
     path.def("dpf_table", &Path::dpf_table<T>, "shape"_a, "party"_a, "index"_a.noconvert(),
              "low"_a.noconvert().none(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
-             "t0"_a.noconvert(), "t1"_a.noconvert().none(), "y"_a.noconvert());
+             "curves"_a, "y"_a.noconvert());
     path.def("dpf_bins", &Path::dpf_bins<T>, "shape"_a, "party"_a, "bin_bits"_a,
              "index"_a.noconvert(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
              "y"_a.noconvert());
@@ -436,7 +439,7 @@ DpfShape dpf_shape(int n, int k, int w, int lane, int points, int depth, int blo
     require(lane == 8 || lane == 16 || lane == 32 || lane == 64);
     require(0 <= depth && depth <= n && points == 1 << (n - depth));
     require(blocks == (points * k * lane + 127) / 128);
-    require(depth == 0 || k > 2 || points * k * lane == 256);
+    require(depth == 0 || k > 3 || points * k * lane == 128 * (k > 2 ? k : 2));
     require(key_bytes == static_cast<size_t>(16 * depth + (points * k * w + 7) / 8));
     return {n, k, w, lane, points, depth, blocks, key_bytes};
 }

@@ -29,8 +29,9 @@ template <class Ring, class Lane>
 class TableEvaluation {
   public:
     explicit TableEvaluation(const TableGates &a) : a_(a) {
-        reverse_twice(static_cast<const Ring *>(a.t0), a.tables, size_, t0_.get());
-        if (a.t1) reverse_twice(static_cast<const Ring *>(a.t1), a.tables, size_, t1_.get());
+        for (size_t m = 0; m < static_cast<size_t>(s_.k); m++)
+            reverse_twice(static_cast<const Ring *>(a.curves[m]), a.tables, size_,
+                          curves_.get() + m * length_);
     }
 
     void run() {
@@ -59,9 +60,9 @@ class TableEvaluation {
     const DpfShape &s_ = a_.shape;
     const size_t size_ = size_t{1} << s_.n, length_ = 2 * size_ * a_.tables + 2 * Domain::lanes;
     Domain domain_{s_, a_.party, a_.seeds, a_.keys};
-    Scratch<Word> t0_{length_}, t1_{a_.t1 ? length_ : 0};
+    Scratch<Word> curves_{length_ * static_cast<size_t>(s_.k)};
     // (vectors, K), unless one table reads them at once
-    Scratch<Lane> stored_{a_.tables > 1 ? 2 * domain_.points() + 4 * Domain::lanes : 0};
+    Scratch<Lane> stored_{a_.tables > 1 ? 3 * domain_.points() + 6 * Domain::lanes : 0};
     Scratch<Word> sums_{Domain::batch * a_.tables * words};  // (gates, tables) vectors to be summed
 
     // The i-th piece of a vector of lanes, widened.
@@ -79,10 +80,9 @@ class TableEvaluation {
     // Adds the inner products over one part of the domain to the sums of a gate.
     void add_part(size_t gate, size_t g, size_t part) {
         const size_t at = ((0 - a_.index[gate]) & (size_ - 1)) + part * domain_.points();
-        if (a_.t1)
-            add_part<2>(gate, g, at);
-        else
-            add_part<1>(gate, g, at);
+        if (s_.k == 1) return add_part<1>(gate, g, at);
+        if (s_.k == 2) return add_part<2>(gate, g, at);
+        add_part<3>(gate, g, at);
     }
 
     template <int K>
@@ -102,18 +102,24 @@ class TableEvaluation {
             });
     }
 
-    // sum_j e0_j·t0 + (low·e0_j - e1_j)·t1, for the shares that each(sink) gives
+    // sum_j e0_j·t0 + (low·e0_j - e1_j)·t1 + (low^2·e0_j - 2·low·e1_j + e2_j)·t2, as far as there
+    // are components, for the shares that each(sink) gives
     template <int K, class Each>
     SRC_INLINE void add_products(size_t gate, size_t g, size_t at, size_t table, Each each) {
-        const Word *const t0 = t0_.get() + at, *const t1 = t1_.get() + at;
+        const Word *const t0 = curves_.get() + at, *const t1 = t0 + length_, *const t2 = t1 + length_;
         const Words low =
-            Words{} + static_cast<Word>(K == 2 ? static_cast<const Ring *>(a_.low)[gate] : 0);
+            Words{} + static_cast<Word>(K > 1 ? static_cast<const Ring *>(a_.low)[gate] : 0);
         Words sum = {};
         each([&](size_t j, const Wide *e) SRC_LAMBDA {
             for (size_t i = 0; i < pieces; i++, j += words) {
                 const Words e0 = piece(e[0], i);
                 sum += e0 * load(t0 + j);
-                if constexpr (K == 2) sum += (low * e0 - piece(e[1], i)) * load(t1 + j);
+                if constexpr (K > 1) {
+                    const Words e1 = piece(e[1], i), line = low * e0 - e1;
+                    sum += line * load(t1 + j);
+                    if constexpr (K == 3)
+                        sum += (low * (line - e1) + piece(e[2], i)) * load(t2 + j);
+                }
             }
         });
         reinterpret_cast<Words *>(sums_.get())[g * a_.tables + table] += sum;

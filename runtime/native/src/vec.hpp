@@ -77,6 +77,6 @@ inline Vec sigma(Vec x) {
     return swap_words(x) ^ (x & high);
 }
 
-inline size_t round_up(size_t count, size_t to) { return (count + to - 1) / to * to; }
+constexpr size_t round_up(size_t count, size_t to) { return (count + to - 1) / to * to; }
 
 }  // namespace SRC_PATH
