@@ -1,4 +1,4 @@
-"""AES-128 for the NumPy kernels and processors without AES, from `cryptography`: single blocks and the counter stream."""
+"""AES-128 from `cryptography`: for the NumPy kernels, and streams where AES has no instructions."""
 
 from __future__ import annotations
 

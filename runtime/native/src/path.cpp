@@ -9,10 +9,13 @@
 
 namespace SRC_PATH {
 
-const PathKernels &path_kernels() {
-    static const PathKernels table = {
+namespace {
+
+PathKernels prepare() {
+    prepare_hash();
+    return {
         SRC_TEXT(SRC_PATH),
-        aes_description(),
+        path_description(),
 #if defined(SRC_HAS_PRG)
         prg,
 #else
@@ -32,6 +35,12 @@ const PathKernels &path_kernels() {
         dcf_keys,
         dcf_eval,
     };
+}
+
+}  // namespace
+
+const PathKernels &path_kernels() {
+    static const PathKernels table = prepare();
     return table;
 }
 
