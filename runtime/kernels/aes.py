@@ -1,4 +1,4 @@
-"""AES-128 from `cryptography`, for NumPy kernels and processors without AES: blocks, streams."""
+"""AES-128 from `cryptography`: for the NumPy kernels, and streams where AES has no instructions."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Kernels(Protocol):
 
     @property
     def name(self) -> str:
-        """Say which implementation this is, for reports: "numpy" or "native (avx2, vaes)"."""
+        """Say which implementation this is, for reports: "numpy" or "native (avx512, vaes)"."""
         ...
 
     def prg(self, key: bytes, block: int, slot: int, n_bytes: int) -> Bytes:

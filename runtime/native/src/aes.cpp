@@ -22,13 +22,13 @@ inline Vec count_bytes(Vec at) {
 
 }  // namespace
 
-const WideKeys &fixed_keys() {
-    static const WideKeys keys{RoundKeys(hash_key)};
-    return keys;
-}
+WideKeys hash_keys;
+
+void prepare_hash() { hash_keys.spread(RoundKeys(hash_key)); }
 
 void prg(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes) {
-    const WideKeys keys{RoundKeys(key)};
+    WideKeys keys;
+    keys.spread(RoundKeys(key));
     const uint64_t one = uint64_t{1} << 32;  // of the counter, the upper half of the high word
     Vec at = every(Block{__builtin_bswap64(block), __builtin_bswap32(slot)});
     at += swap_words(block_numbers(0, one));
@@ -48,36 +48,32 @@ void prg(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t
     }
 }
 
-#if defined(__VAES__)
-const char *aes_description() { return "vaes"; }
+#if defined(__AVX512F__)
+const char *path_description() { return "vaes"; }
+#elif defined(__VAES__)
+const char *path_description() { return "avx2"; }
 #else
-const char *aes_description() { return "aes-ni"; }
+const char *path_description() { return "aes-ni"; }
 #endif
 
 #else
 
-namespace {
+static RoundKeys hash_keys;
 
-struct FixedKeys {
-    RoundKeys keys;
-    FixedKeys() { expand_key(hash_key, &keys); }
-};
-
-}  // namespace
+void prepare_hash() { expand_key(hash_key, &hash_keys); }
 
 void hash_sliced(Vec *x) {
-    static const FixedKeys fixed;
     constexpr size_t vectors = lanes / vec_blocks;
     Vec s[vectors];
     alignas(64) uint8_t y[lanes][16];
     for (size_t i = 0; i < vectors; i++) s[i] = sigma(x[i]);
     memcpy(y, s, sizeof y);
-    encrypt(fixed.keys, y);
+    encrypt(hash_keys, y);
     memcpy(x, y, sizeof y);
     for (size_t i = 0; i < vectors; i++) x[i] ^= s[i];
 }
 
-const char *aes_description() { return ""; }
+const char *path_description() { return ""; }
 
 #endif
 

@@ -21,8 +21,11 @@ namespace SRC_PATH {
 constexpr uint8_t hash_key[16] = {0x24, 0x3f, 0x6a, 0x88, 0x85, 0xa3, 0x08, 0xd3,
                                   0x13, 0x19, 0x8a, 0x2e, 0x03, 0x70, 0x73, 0x44};
 
-// "aes-ni", "vaes", or "" for software.
-const char *aes_description();
+// Expands the key of the hash, before anything is hashed.
+void prepare_hash();
+
+// The instructions that the path's name does not say.
+const char *path_description();
 
 #if defined(__AES__)
 #define SRC_HAS_PRG

@@ -70,8 +70,7 @@ class BinSums {
             sums += *reinterpret_cast<const Loose *>(from);
         sums += *reinterpret_cast<const Loose *>(from) &
                 *reinterpret_cast<const Loose *>(window_.get() + lanes - count);
-        for (size_t i = 0; i < lanes; i++) sum = static_cast<Lane>(sum + sums[i]);
-        return sum;
+        return sum_of_lanes<Lane>((Wide)sums);
     }
 };
 

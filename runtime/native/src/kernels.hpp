@@ -1,4 +1,4 @@
-// The table of kernels that every path (portable, avx2, ..) fills in, and the shapes they take.
+// The table of kernels that every path (avx512, portable, ..) fills in, and the shapes they take.
 //
 // Sizes, dtypes and ranges have been checked by the caller. Layouts are specified in
 // srcompile/runtime/kernels/layout.py; names are the same here. Nothing secret (keys, seeds, alpha,

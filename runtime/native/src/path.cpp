@@ -9,10 +9,13 @@
 
 namespace SRC_PATH {
 
-const PathKernels &path_kernels() {
-    static const PathKernels table = {
+namespace {
+
+PathKernels prepare() {
+    prepare_hash();
+    return {
         SRC_TEXT(SRC_PATH),
-        aes_description(),
+        path_description(),
 #if defined(SRC_HAS_PRG)
         prg,
 #else
@@ -40,6 +43,12 @@ const PathKernels &path_kernels() {
         dcf_eval,
         relu,
     };
+}
+
+}  // namespace
+
+const PathKernels &path_kernels() {
+    static const PathKernels table = prepare();
     return table;
 }
 

@@ -127,10 +127,9 @@ class TableEvaluation {
 
     // y = ±sum, minus for party 1
     void write_result(size_t gate, size_t g) {
+        const Words *const sums = reinterpret_cast<const Words *>(sums_.get());
         for (size_t t = 0; t < a_.tables; t++) {
-            const Word *sum = sums_.get() + (g * a_.tables + t) * words;
-            Word y = 0;
-            for (size_t i = 0; i < words; i++) y = static_cast<Word>(y + sum[i]);
+            Word y = sum_of_lanes<Word>((typename Lanes<Word>::Wide)sums[g * a_.tables + t]);
             if (a_.party) y = static_cast<Word>(0 - y);
             static_cast<Ring *>(a_.y)[t * a_.count + gate] =
                 static_cast<Ring>(y) & low_bits<Ring>(s_.w);
