@@ -58,17 +58,17 @@ class Machine:
     """How fast one party computes: seconds for each instruction, element, and so on.
 
     Products and tables are given for elements of more than 32 bits; below they take half the time.
-    The built-in figures are rounded from one core of a Zen 3 server with AVX2: `make bench` for a
-    64-bit multiply-add, a table's entry (n = 8, two words) and a level of a comparison with
-    several fields; a profile of the digits example for the overhead of an instruction.
+    The built-in figures are rounded from one core of a Zen 4 server with AVX-512: `make bench` for a
+    64-bit multiply-add, a table's entry (n = 8, lines) and a level of a comparison with several
+    fields; a profile of the digits example for the overhead of an instruction.
     """
 
     name: str = "built-in"
-    instruction_s: float = 2e-5
+    instruction_s: float = 8e-6
     element_s: float = 1e-9
-    multiply_add_s: float = 2.2e-10
-    table_entry_s: float = 1.8e-9
-    sign_level_s: float = 1.3e-8
+    multiply_add_s: float = 4.5e-11
+    table_entry_s: float = 1.5e-9
+    sign_level_s: float = 4.6e-9
 
     def product_s(self, multiply_adds: int, width: int) -> float:
         """Return the time of a product in a ring of `width` bits."""
