@@ -50,10 +50,9 @@ class Dealer:
         self._program, self._kernels = program, kernels
         self._next_block = 0
         self._weight_masks = {
-            name: self._both(SETUP_BLOCK, number, program.constants[name].type)
+            name: self._weight_mask(name, number, program.constants[name].type)
             for number, name in enumerate(program.weights())
         }
-        self._engine.pack_weights("weight_mask", self._weight_masks)
 
         own: Mapping[str, Bind] = {
             "mask": self._mask,
@@ -73,6 +72,10 @@ class Dealer:
         with np.errstate(over="ignore"):
             self._engine.run(self._plans[segment], run)
         return Material(block, segment, (b"".join(run.out[0]), b"".join(run.out[1])))
+
+    def _weight_mask(self, name: str, number: int, type_: RingType) -> Value:
+        """Return B, which masks a weight."""
+        return self._engine.laid_out("weight_mask", name, self._both(SETUP_BLOCK, number, type_))
 
     def _both(self, block: int, slot: int, type_: RingType) -> Value:
         """Return r = PRG_0 + PRG_1."""

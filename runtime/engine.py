@@ -75,7 +75,7 @@ class Engine:
         self.program, self.kernels, self.party = program, kernels, party
         self.public: Env = {n: c.data for n, c in program.constants.items() if not c.secret}
         self._types = {phase: program.types(phase) for phase in program.functions}
-        self._packed: dict[str, PackedMatrix] = {}  # value -> the weight it is, packed
+        self._rows = _rows_met(program, ("dealer",) if party is None else ("prepare", "online"))
         self._local: Mapping[str, Bind] = {
             "offset": self._offset,
             "add_common": self._add_common,
@@ -83,7 +83,7 @@ class Engine:
             "shift": lambda i, t: shift(i.attrs, t[0], _type(i)),
             "widen": lambda i, t: lambda x: widened(x, t[0].width, _type(i).width),
             "msb": self._msb,
-            "matmul": self._matmul,
+            "matmul": lambda i, t: self.kernels.matmul,  # the right operand may be packed
             "conv2d": self._conv2d,
             "table": self._table,
             "nonneg": self._nonneg,
@@ -105,22 +105,14 @@ class Engine:
         arena = Arena(body)
         return with_drops([self.step(phase, i, own, arena) for i in body], keep)
 
-    def pack_weights(self, op: str, weights: Mapping[str, Ring]) -> None:
-        """Pack the weights that instructions `op` load and products multiply with, once.
+    def laid_out(self, op: str, name: str, weight: Ring) -> Ring | PackedMatrix:
+        """Return a weight as the readers of the instruction `op` that loads it want it.
 
-        They are kept beside the weights, in up to 5.4 times their memory. A weight that meets few
-        rows is read as it is: packing would not pay.
+        It is packed, which takes no more memory, if all readers multiply with it from the right and
+        one of them has many rows; otherwise it is the array itself.
         """
-        for phase in self.program.functions:
-            body = [i for _, i in self.program.instructions(phase)]
-            loaded = {i.out: i.inputs[0] for i in body if i.op == op}
-            for i in body:
-                if i.op != "matmul" or i.inputs[1] not in loaded or i.inputs[1] in self._packed:
-                    continue
-                rows = math.prod(self.types(phase, i.inputs)[0].shape[:-1])
-                weight = weights[loaded[i.inputs[1]]]
-                if weight.ndim == 2 and rows >= _FEW_ROWS:
-                    self._packed[i.inputs[1]] = self.kernels.pack_matrix(weight, rows)
+        rows = self._rows.get((op, name), 0)
+        return self.kernels.pack_matrix(weight, rows, levels=0) if rows >= _FEW_ROWS else weight
 
     def step(self, phase: str, i: Instruction, own: Mapping[str, Bind], arena: Arena) -> Step:
         """Return one instruction, bound. `own` binds a role's own: to functions of run and values.
@@ -167,15 +159,6 @@ class Engine:
     def _msb(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         width, dtype = types[0].width, ring_dtype(_type(i).width)
         return lambda x: (canonical(x, width) >> x.dtype.type(width - 1)).astype(dtype)
-
-    def _matmul(self, i: Instruction, types: Sequence[RingType]) -> Compute:
-        name = i.inputs[1]
-
-        def matmul(a: Ring, b: Ring) -> Ring:
-            packed = self._packed.get(name)
-            return self.kernels.matmul(a, b if packed is None else packed)
-
-        return matmul
 
     def _conv2d(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         a: Any = i.attrs
@@ -253,6 +236,32 @@ def _same(x: Value) -> Value:
 
 def _bytes(type_: RingType) -> int:
     return type_.size * ring_dtype(type_.width).itemsize
+
+
+def _rows_met(program: Program, phases: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Return the most rows that a product with a weight has: (op that loads it, weight) -> rows.
+
+    A weight with any other reader is left out: that one needs the array itself.
+    """
+    weights = set(program.weights())
+    loaded: dict[str, tuple[str, str]] = {}
+    rows: dict[tuple[str, str], int] = {}
+    others: set[tuple[str, str]] = set()
+    for phase in (p for p in phases if p in program.functions):
+        types = program.types(phase)
+        for _, i in program.instructions(phase):
+            if i.inputs and i.inputs[0] in weights:
+                loaded[i.out] = i.op, i.inputs[0]
+            for place, name in enumerate(i.inputs):
+                if name not in loaded:
+                    continue
+                weight = loaded[name]
+                if i.op == "matmul" and place == 1 and len(types[name].shape) == 2:
+                    met = math.prod(types[i.inputs[0]].shape[:-1])
+                    rows[weight] = max(rows.get(weight, 0), met)
+                else:
+                    others.add(weight)
+    return {weight: count for weight, count in rows.items() if weight not in others}
 
 
 def _type(i: Instruction) -> RingType:

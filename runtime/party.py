@@ -21,7 +21,7 @@ from srcompile.runtime.engine import (
 )
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.isa import RingType
-from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.kernels import Kernels, PackedMatrix
 from srcompile.runtime.openings import (
     Counters,
     Round,
@@ -69,8 +69,8 @@ class Party:
         self.setup_bytes = 0
         self._source, self._peer, self._client = source, peer, client
         self._engine = Engine(program, kernels, index)
-        self._shares: dict[str, Ring] = {}
-        self._opened: dict[str, Ring] = {}
+        self._shares: dict[str, Ring | PackedMatrix] = {}
+        self._opened: dict[str, Ring | PackedMatrix] = {}
         self._loaded = False
         self._last_block = -1
         self._last_used: dict[int, int] = {}  # segment -> block
@@ -121,29 +121,31 @@ class Party:
     def load_weights(self, shares: Mapping[str, Ring]) -> None:
         """Take this party's weight shares and open F = W - B of those that enter products.
 
-        Both are packed for the kernels where matrices are multiplied with them, once for all
-        inferences; see `Engine.pack_weights` for the memory that takes.
+        Both are kept as products read them (`Engine.laid_out`), and only so: a party holds two
+        arrays of each weight.
         Raises ProtocolError the second time: B masks one set of weights, and no other.
         """
         if self._loaded:
             raise ProtocolError("the weights are loaded already; other weights need a new session")
         self._loaded = True
-        self._shares = dict(shares)
-        numbers = {name: k for k, name in enumerate(self.program.weights())}
-        names = dict.fromkeys(
+        opened = {
             i.inputs[0] for _, i in self.program.instructions("prepare") if i.op == "weight_opened"
-        )
-        for name in names:
-            type_ = self.program.constants[name].type
-            b = self._source.ring(SETUP_BLOCK, numbers[name], type_)
-            own = self._shares[name] - b
-            message = self.kernels.pack(own, type_.width)
-            theirs = np.empty_like(message)
-            self._peer.exchange(message.data, theirs.data)
-            self.setup_bytes += message.size
-            self._opened[name] = self.kernels.unpack_add(theirs, own, type_.width)
-        self._engine.pack_weights("weight_share", self._shares)
-        self._engine.pack_weights("weight_opened", self._opened)
+        }
+        for number, name in enumerate(self.program.weights()):
+            share = shares[name]
+            self._shares[name] = self._engine.laid_out("weight_share", name, share)
+            if name in opened:
+                f = self._opened_weight(share, number, self.program.constants[name].type)
+                self._opened[name] = self._engine.laid_out("weight_opened", name, f)
+
+    def _opened_weight(self, share: Ring, number: int, type_: RingType) -> Ring:
+        """Open F = W - B of a weight."""
+        own = share - self._source.ring(SETUP_BLOCK, number, type_)
+        message = self.kernels.pack(own, type_.width)
+        theirs = np.empty_like(message)
+        self._peer.exchange(message.data, theirs.data)
+        self.setup_bytes += message.size
+        return self.kernels.unpack_add(theirs, own, type_.width)
 
     # -- before the input is there
 
@@ -201,7 +203,7 @@ class Party:
     def _inputs(self) -> list[Instruction]:
         return [i for i in self.program.functions["online"][0] if i.op == "input"]
 
-    def operand(self, name: str) -> Ring:
+    def operand(self, name: str) -> Ring | PackedMatrix:
         """Return this party's share of a weight."""
         return self._shares[name]
 

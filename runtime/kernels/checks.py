@@ -84,13 +84,15 @@ def check_packed(kernels: str, a: Ring, b: PackedMatrix) -> tuple[int, ...]:
     return (*a.shape[:-1], b.shape[1])
 
 
-def check_pack_matrix(b: Ring, rows: int) -> None:
+def check_pack_matrix(b: Ring, rows: int, levels: int | None) -> None:
     """Check the arguments of `Kernels.pack_matrix`."""
     _check_ring("pack_matrix", b)
     if b.ndim != 2:
         raise ValueError(f"pack_matrix needs a matrix, but the shape is {b.shape}.")
     if rows < 0:
         raise ValueError(f"A number of rows cannot be negative, but rows = {rows}.")
+    if levels is not None and not 0 <= levels <= 3:
+        raise ValueError(f"pack_matrix has 0 to 3 levels, but levels = {levels}.")
 
 
 def check_sum(c: Ring, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:

@@ -44,9 +44,9 @@ class NumpyKernels:
         checks.check_sum(c, product.shape, product.dtype)
         c += product
 
-    def pack_matrix(self, b: Ring, rows: int) -> PackedMatrix:
+    def pack_matrix(self, b: Ring, rows: int, levels: int | None = None) -> PackedMatrix:
         """Return a copy of b; see `Kernels.pack_matrix`."""
-        checks.check_pack_matrix(b, rows)
+        checks.check_pack_matrix(b, rows, levels)
         return PackedMatrix(self.name, b.shape, b.copy())
 
     def conv2d(

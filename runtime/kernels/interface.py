@@ -70,11 +70,12 @@ class Kernels(Protocol):
         """Add a @ b to c, a contiguous array of the product's shape that shares no memory."""
         ...
 
-    def pack_matrix(self, b: Ring, rows: int) -> PackedMatrix:
-        """Return b (k, n) laid out for many products with left operands of `rows` rows in all.
+    def pack_matrix(self, b: Ring, rows: int, levels: int | None = None) -> PackedMatrix:
+        """Return a copy of b (k, n), for many products with left operands of `rows` rows in all.
 
-        Other numbers of rows are right too, but slower. Takes up to 5.4 times the memory of b, for
-        the sums of its blocks that Strassen's method needs; see docs/decisions.
+        Other numbers of rows are right too, but slower. It holds sums of blocks for at most
+        `levels` levels of Strassen's method, each of which takes 7/4 of the memory; with 0 it is
+        as large as b but for padding. None: as many as are fastest, up to 5.4 times the memory.
         """
         ...
 

@@ -17,6 +17,8 @@ from srcompile.runtime.kernels.layout import DpfLayout, dcf_layout, packed_bytes
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+_MOST_LEVELS = 3  # of Strassen's method; strassen.hpp takes fewer where they do not pay
+
 
 class NativeKernels:
     """`Kernels` in C++, with the instructions of one path: see `CHOICES`; "" for the best.
@@ -58,11 +60,12 @@ class NativeKernels:
         if a.shape[-1]:
             self._multiply(a, b, c, True, threads)
 
-    def pack_matrix(self, b: Ring, rows: int) -> PackedMatrix:
+    def pack_matrix(self, b: Ring, rows: int, levels: int | None = None) -> PackedMatrix:
         """Return b laid out for products; see `Kernels.pack_matrix`."""
-        checks.check_pack_matrix(b, rows)
+        checks.check_pack_matrix(b, rows, levels)
         make = self._path.layout32 if b.dtype == np.uint32 else self._path.layout64
-        layout = make(rows, *b.shape)
+        k, n = b.shape
+        layout = make(rows, k, n, _MOST_LEVELS if levels is None else levels)
         words = _vectors(layout.size, b.dtype)
         if b.size:
             self._path.pack_matrix(layout, _aligned(b), words)

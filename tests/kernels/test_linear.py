@@ -109,6 +109,7 @@ def test_matmul_refuses_other_dtypes(kernels: Kernels) -> None:
     batch=st.sampled_from([(), (2,), (2, 1)]),
     views=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     rows=st.sampled_from([0, 1, 32, 128, 1000]),
+    levels=st.none() | st.integers(0, 3),
     threads=st.integers(1, 3),
     seed=st.integers(0, 2**32),
 )
@@ -120,6 +121,7 @@ def test_packed_matrices_threads_and_sums_change_no_bit(
     batch: tuple[int, ...],
     views: tuple[int, int],
     rows: int,
+    levels: int | None,
     threads: int,
     seed: int,
 ) -> None:
@@ -128,7 +130,7 @@ def test_packed_matrices_threads_and_sums_change_no_bit(
     start = lazy(rng, (*batch, m, n), w)
     want = _product(a, b)
     for name, kernels in AVAILABLE.items():
-        packed = kernels.pack_matrix(b, rows)
+        packed = kernels.pack_matrix(b, rows, levels)
         for right in (b, packed):
             assert np.array_equal(kernels.matmul(a, right, threads), want), name
             c = start.copy()

@@ -9,7 +9,7 @@ from srcompile.ops import registry
 from srcompile.ops.builder import GraphBuilder
 from srcompile.passes.cost import NETWORKS
 from srcompile.passes.pipeline import Options, run_pipeline
-from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.kernels import Kernels, PackedMatrix
 from srcompile.runtime.local import LocalSession
 
 
@@ -30,6 +30,8 @@ def test_weights_that_meet_many_rows_are_packed(
     session = LocalSession(program, fast_kernels)
     y = session.infer(samples[0]).outputs["y"]
     # then each party holds W's share and F packed, the dealer B, and the product is right
-    assert [len(party._engine._packed) for party in session.parties] == [2 * packed] * 2
-    assert len(session.dealer._engine._packed) == packed
+    held = [[*party._shares.values(), *party._opened.values()] for party in session.parties]
+    held.append(list(session.dealer._weight_masks.values()))
+    counts = [sum(isinstance(w, PackedMatrix) for w in weights) for weights in held]
+    assert counts == [2 * packed, 2 * packed, packed]
     np.testing.assert_allclose(y, samples[0]["x"] @ w, atol=0.02)

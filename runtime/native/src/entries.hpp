@@ -7,8 +7,8 @@ namespace SRC_PATH {
 
 void gemm32(const GemmShape &, const uint32_t *a, const uint32_t *b, uint32_t *c);
 void gemm64(const GemmShape &, const uint64_t *a, const uint64_t *b, uint64_t *c);
-Packing packing32(size_t m, size_t k, size_t n, bool keep);
-Packing packing64(size_t m, size_t k, size_t n, bool keep);
+Packing packing32(size_t m, size_t k, size_t n, bool keep, int levels);
+Packing packing64(size_t m, size_t k, size_t n, bool keep, int levels);
 void pack_right32(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,
                   uint32_t *to);
 void pack_right64(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint64_t *b,

@@ -31,8 +31,8 @@ void matmul(const GemmShape &s, const T *left, const T *right, T *c) {
 }
 
 template <class T>
-Packing packing(size_t m, size_t k, size_t n, bool keep) {
-    const int levels = levels_for<T>(m, k, n, keep), stored = keep ? levels : 0;
+Packing packing(size_t m, size_t k, size_t n, bool keep, int most) {
+    const int levels = levels_for<T>(m, k, n, keep, most), stored = keep ? levels : 0;
     return {k, n, levels, stored, right_size<T>(padded<T>(1, k, n, levels), levels, stored)};
 }
 
@@ -80,12 +80,12 @@ void gemm64(const GemmShape &s, const uint64_t *a, const uint64_t *b, uint64_t *
     matmul(s, a, b, c);
 }
 
-Packing packing32(size_t m, size_t k, size_t n, bool keep) {
-    return packing<uint32_t>(m, k, n, keep);
+Packing packing32(size_t m, size_t k, size_t n, bool keep, int levels) {
+    return packing<uint32_t>(m, k, n, keep, levels);
 }
 
-Packing packing64(size_t m, size_t k, size_t n, bool keep) {
-    return packing<uint64_t>(m, k, n, keep);
+Packing packing64(size_t m, size_t k, size_t n, bool keep, int levels) {
+    return packing<uint64_t>(m, k, n, keep, levels);
 }
 
 void pack_right32(const Packing &s, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,

@@ -82,9 +82,10 @@ struct PathKernels {
     void (*prg)(const uint8_t *key, uint64_t block, uint32_t slot, uint8_t *out, size_t bytes);
     void (*gemm32)(const GemmShape &, const uint32_t *a, const uint32_t *b, uint32_t *c);
     void (*gemm64)(const GemmShape &, const uint64_t *a, const uint64_t *b, uint64_t *c);
-    // How to lay out a right operand for products with m rows; keep: for many products.
-    Packing (*packing32)(size_t m, size_t k, size_t n, bool keep);
-    Packing (*packing64)(size_t m, size_t k, size_t n, bool keep);
+    // How to lay out a right operand for products with m rows, with at most so many levels of
+    // Strassen's method; keep: for many products.
+    Packing (*packing32)(size_t m, size_t k, size_t n, bool keep, int levels);
+    Packing (*packing64)(size_t m, size_t k, size_t n, bool keep, int levels);
     void (*pack_right32)(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,
                          uint32_t *to);
     void (*pack_right64)(const Packing &, ptrdiff_t row, ptrdiff_t column, const uint64_t *b,

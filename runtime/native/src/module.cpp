@@ -42,6 +42,7 @@ struct Layout {
 };
 
 constexpr size_t rows_worth_a_thread = 16;
+constexpr int most_levels = 3;  // of Strassen's method
 
 class Path {
   public:
@@ -81,7 +82,7 @@ class Path {
             products *= c.shape(i);
         }
         nb::gil_scoped_release release;
-        const Packing layout = packing<T>(s.m, s.k, s.n, false);
+        const Packing layout = packing<T>(s.m, s.k, s.n, false, most_levels);
         const size_t pieces = products >= threads ? 1 : threads;
         in_parts(products >= threads ? threads : 1, products, 1, [&](size_t first, size_t count) {
             for (size_t index = first; index < first + count; index++) {
@@ -98,8 +99,8 @@ class Path {
     }
 
     template <class T>
-    Layout layout(size_t rows, size_t k, size_t n) const {
-        return {packing<T>(rows, k, n, true), k_, sizeof(T)};
+    Layout layout(size_t rows, size_t k, size_t n, int levels) const {
+        return {packing<T>(rows, k, n, true, levels), k_, sizeof(T)};
     }
 
     template <class T>
@@ -314,8 +315,8 @@ class Path {
     }
 
     template <class T>
-    Packing packing(size_t m, size_t k, size_t n, bool keep) const {
-        return sizeof(T) == 4 ? k_->packing32(m, k, n, keep) : k_->packing64(m, k, n, keep);
+    Packing packing(size_t m, size_t k, size_t n, bool keep, int levels) const {
+        return (sizeof(T) == 4 ? k_->packing32 : k_->packing64)(m, k, n, keep, levels);
     }
     void pack_right(const Packing &p, ptrdiff_t row, ptrdiff_t column, const uint32_t *b,
                     uint32_t *to) const {
@@ -410,7 +411,8 @@ template <class T>
 void bind_ring_kernels(nb::class_<Path> &path) {
     path.def("matmul", &Path::matmul<T>, "a"_a.noconvert(), "b"_a.noconvert(), "c"_a.noconvert(),
              "add"_a, "threads"_a);
-    path.def(sizeof(T) == 4 ? "layout32" : "layout64", &Path::layout<T>, "rows"_a, "k"_a, "n"_a);
+    path.def(sizeof(T) == 4 ? "layout32" : "layout64", &Path::layout<T>, "rows"_a, "k"_a, "n"_a,
+             "levels"_a);
     path.def("pack_matrix", &Path::pack_matrix<T>, "layout"_a, "b"_a.noconvert(),
              "out"_a.noconvert());
     path.def("matmul_packed", &Path::matmul_packed<T>, "a"_a.noconvert(), "layout"_a,

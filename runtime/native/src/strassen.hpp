@@ -41,11 +41,11 @@ inline size_t right_size(const Block3 &s, int levels, int stored) {
     return (stored ? 7 : 4) * right_size<T>(s.half(), levels - 1, stored ? stored - 1 : 0);
 }
 
-// The level count with the least estimated time. A level saves 1/8 of the products and costs sums
+// The level count, up to `most`, with the least estimated time. A level saves 1/8 of the products and costs sums
 // (those of the right operand too, if they are not stored) and padding; blocks have to stay large
 // enough for panels. Measured: docs/decisions/0016-strassen-in-rings.md.
 template <class T>
-inline int levels_for(size_t m, size_t k, size_t n, bool stored) {
+inline int levels_for(size_t m, size_t k, size_t n, bool stored, int most) {
     const size_t rows = smaller(m, row_chunk(stored));
     const auto volume = [](const Block3 &s) {
         return static_cast<double>(s.m) * static_cast<double>(s.k) * static_cast<double>(s.n);
@@ -53,7 +53,7 @@ inline int levels_for(size_t m, size_t k, size_t n, bool stored) {
     const double level = 0.875 * (1.03 + (stored ? 0 : 16 / static_cast<double>(rows + 1)));
     double least = volume({rows, k, n}), part = 1;
     int best = 0;
-    for (int levels = 1; levels <= 3; levels++) {
+    for (int levels = 1; levels <= most; levels++) {
         const Block3 s = padded<T>(rows, k, n, levels);
         if (s.m >> levels < 16 || s.k >> levels < 64 || s.n >> levels < 64) break;
         part *= level;
