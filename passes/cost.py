@@ -58,8 +58,8 @@ class Machine:
     """How fast one party computes: seconds for each instruction, element, and so on.
 
     Products and tables are given for elements of more than 32 bits; below they take half the time.
-    The built-in figures are rounded from one core of a Zen 4 server with AVX-512: `make bench` for a
-    64-bit multiply-add, a table's entry (n = 8, lines) and a level of a comparison with several
+    The built-in figures are rounded from one core of a Zen 4 server with AVX-512: `make bench` for
+    a 64-bit multiply-add, a table's entry (n = 8, lines) and a level of a comparison with several
     fields; a profile of the digits example for the overhead of an instruction.
     """
 
