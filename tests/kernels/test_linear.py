@@ -175,6 +175,23 @@ def test_a_packed_matrix_fits_its_kernels_and_sizes_only(kernels: Kernels) -> No
         kernels.pack_matrix(np.zeros((2, 3, 4), np.uint32), 1)
     with pytest.raises(ValueError, match="rows"):
         kernels.pack_matrix(np.zeros((3, 4), np.uint32), -1)
+    with pytest.raises(ValueError, match="levels"):
+        kernels.pack_matrix(np.zeros((3, 4), np.uint32), 1, levels=4)
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+def test_threads_that_rows_do_not_fill_evenly_all_have_work(kernels: Kernels, levels: int) -> None:
+    # given four units of rows for three threads: two each, so that the third has none
+    rows = 16 * 4 if levels == 0 else 64 * 4
+    a, b = np.ones((rows, 768), np.uint64), np.ones((768, 768), np.uint64)
+    # then the product is right
+    packed = kernels.pack_matrix(b, rows, levels)
+    assert np.all(kernels.matmul(a, packed, threads=3) == 768)
+
+
+def test_a_matrix_packed_without_levels_takes_no_more_memory(kernels: Kernels) -> None:
+    b = np.ones((768, 768), np.uint64)
+    assert kernels.pack_matrix(b, 128, levels=0).words.nbytes == b.nbytes
 
 
 def test_sums_and_threads_that_do_not_fit_are_refused(kernels: Kernels) -> None:

@@ -269,17 +269,19 @@ class Path {
     // Splits 0 .. count among threads, at multiples of `unit`, and calls work(first, count).
     template <class Work>
     static void in_parts(size_t threads, size_t count, size_t unit, const Work &work) {
-        const size_t units = (count + unit - 1) / unit, parts = std::min(threads, units);
-        if (parts <= 1) return work(size_t{0}, count);
+        const size_t units = (count + unit - 1) / unit;
+        if (std::min(threads, units) <= 1) return work(size_t{0}, count);
+        const size_t units_each = (units + threads - 1) / threads;
+        const size_t parts = (units + units_each - 1) / units_each;  // none of them empty
         struct Context {
             const Work &work;
             size_t count, step;
-        } context{work, count, (units + parts - 1) / parts * unit};
+        } context{work, count, units_each * unit};
         run_parts(
             parts,
             [](void *pointer, size_t index) {
                 const auto &c = *static_cast<Context *>(pointer);
-                const size_t first = std::min(index * c.step, c.count);
+                const size_t first = index * c.step;
                 c.work(first, std::min(c.step, c.count - first));
             },
             &context);
