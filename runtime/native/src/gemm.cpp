@@ -59,14 +59,15 @@ void matmul_packed(const GemmShape &s, const Packing &packing, const T *left, co
     const size_t chunk = row_chunk(packing.stored > 0), chunks = (s.m + chunk - 1) / chunk;
     const size_t most = (s.m + chunks - 1) / chunks;
     const Block3 whole = padded<T>(most, s.k, s.n, levels);
-    Workspace<T> nested_a(left_size<T>(whole, levels)), nested_c(whole.m * whole.n);
-    Workspace<T> work(workspace_size<T>(whole, levels, packing.stored));
+    // in one piece, or malloc gives the memory back and the pages have to be zeroed in each call
+    const size_t a_size = left_size<T>(whole, levels), c_size = whole.m * whole.n;
+    Workspace<T> memory(a_size + c_size + workspace_size<T>(whole, levels, packing.stored) + 128);
+    T *work = memory.get(), *nested_a = take(work, a_size), *nested_c = take(work, c_size);
     for (size_t i = 0; i < s.m; i += most) {
         const size_t rows = smaller(most, s.m - i);
-        nest_left(Matrix<T>{a.at(i, 0), a.row, a.column}, rows, s.k, whole, levels, nested_a.get());
-        product(whole, levels, packing.stored, nested_a.get(), b, nested_c.get(), false,
-                work.get());
-        flatten(nested_c.get(), whole, levels, rows, s.n, c + i * s.n, s.n, s.add);
+        nest_left(Matrix<T>{a.at(i, 0), a.row, a.column}, rows, s.k, whole, levels, nested_a);
+        product(whole, levels, packing.stored, nested_a, b, nested_c, false, work);
+        flatten(nested_c, whole, levels, rows, s.n, c + i * s.n, s.n, s.add);
     }
 }
 

@@ -24,19 +24,23 @@ struct ColumnBlock {
     T *c;
     size_t c_row, columns;
     bool add;
-    const T *next;  // the panel behind this one, to be fetched
+    // The panel behind this one, and how much of it to fetch for each step of a tile: all tiles take
+    // part, as one tile alone would wait for memory.
+    const T *next;
+    size_t next_step;
 
     template <size_t M, size_t C>
     void run(size_t i) const {
         constexpr size_t N = C * Tile<T>::vector;
         const T *left = a.at(i, p);
         T *to = c + i * c_row;
-        const T *ahead = i == 0 ? next : b;
+        const T *ahead = next + i / Tile<T>::rows * depth * next_step;
         if (columns >= N)
             return Tile<T>::template run<M, C>(depth, left, a.row, a.column, b, b_row, to, c_row,
-                                               add, ahead);
+                                               add, ahead, next_step);
         T part[M * N];
-        Tile<T>::template run<M, C>(depth, left, a.row, a.column, b, b_row, part, N, false, ahead);
+        Tile<T>::template run<M, C>(depth, left, a.row, a.column, b, b_row, part, N, false, ahead,
+                                    next_step);
         for (size_t r = 0; r < M; r++)
             for (size_t j = 0; j < columns; j++)
                 to[r * c_row + j] = part[r * N + j] + (add ? to[r * c_row + j] : 0);
@@ -49,6 +53,7 @@ template <class T, class Panel>
 void gemm(size_t m, size_t k, size_t n, const Left<T> &a, const Panel &panel, T *c, size_t c_row,
           bool add) {
     constexpr size_t MR = Tile<T>::rows, NR = Tile<T>::columns;
+    const size_t next_step = Panel::stays ? NR * MR / rounded_up(m, MR) : 0;
     alignas(64) T buffer[depth_block * NR];
     for (size_t j = 0; j < n; j += NR) {
         const size_t columns = smaller(NR, n - j);
@@ -57,7 +62,7 @@ void gemm(size_t m, size_t k, size_t n, const Left<T> &a, const Panel &panel, T 
             ptrdiff_t stride = NR;
             const T *b = panel(p, depth, j, columns, buffer, &stride);
             const ColumnBlock<T> block{a, p, depth, b, stride, c + j, c_row, columns, add || p > 0,
-                                       panel.stays ? b + depth * NR : b};
+                                       Panel::stays ? b + depth * NR : b, next_step};
             if (columns > Tile<T>::vector) run_rows<T, MR, 2>(0, m, block);
             else run_rows<T, MR, 1>(0, m, block);
         }

@@ -19,10 +19,10 @@ struct Tile {
     static constexpr bool copy_left = false;  // rather than read its rows where they are
 
     // c (M, C·vector) = a (M, k) · b (k, C·vector), or c += ..; strides in elements.
-    // The last argument, what to fetch ahead, is not used: products are slower than memory here.
+    // The last arguments, what to fetch ahead, are not used: products are slower than memory here.
     template <size_t M, size_t C>
     static void run(size_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b,
-                    ptrdiff_t b_row, T *c, size_t c_row, bool add, const T *) {
+                    ptrdiff_t b_row, T *c, size_t c_row, bool add, const T *, size_t) {
         constexpr size_t N = C * vector;
         T sum[M][N] = {};
         for (size_t p = 0; p < k; p++, a += a_col, b += b_row) {

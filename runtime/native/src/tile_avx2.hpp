@@ -18,11 +18,11 @@ struct Tile<uint32_t> {
     static constexpr bool copy_left = false;  // rather than read its rows where they are
 
     // c (M, C·vector) = a (M, k) · b (k, C·vector), or c += ..; strides in elements.
-    // The last argument, what to fetch ahead, is not used: products are slower than memory here.
+    // The last arguments, what to fetch ahead, are not used: products are slower than memory here.
     template <size_t M, size_t C>
     static void run(size_t k, const uint32_t *a, ptrdiff_t a_row, ptrdiff_t a_col,
                     const uint32_t *b, ptrdiff_t b_row, uint32_t *c, size_t c_row, bool add,
-                    const uint32_t *) {
+                    const uint32_t *, size_t) {
         __m256i sum[M][C];
         for (size_t i = 0; i < M; i++)
             for (size_t v = 0; v < C; v++) sum[i][v] = _mm256_setzero_si256();
@@ -59,7 +59,7 @@ struct Tile<uint64_t> {
     template <size_t M, size_t C>
     static void run(size_t k, const uint64_t *a, ptrdiff_t a_row, ptrdiff_t a_col,
                     const uint64_t *b, ptrdiff_t b_row, uint64_t *c, size_t c_row, bool add,
-                    const uint64_t *) {
+                    const uint64_t *, size_t) {
         __m256i low[M][C], cross[M][C];
         for (size_t i = 0; i < M; i++)
             for (size_t v = 0; v < C; v++) low[i][v] = cross[i][v] = _mm256_setzero_si256();

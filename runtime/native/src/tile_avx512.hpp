@@ -43,20 +43,20 @@ struct Tile {
     static constexpr bool copy_left = true;  // rather than read its rows where they are
 
     // c (M, C·vector) = a (M, k) · b (k, C·vector), or c += ..; strides in elements;
-    // `ahead`: the panel that is read after this one, or this one. Every loop
+    // `ahead`: what to fetch into L2 meanwhile, so many elements for each p. Every loop
     // over rows or vectors is unrolled at once: otherwise GCC 12 keeps the sums in memory.
     template <size_t M, size_t C>
     static void run(size_t k, const T *a, ptrdiff_t a_row, ptrdiff_t a_col, const T *b,
-                    ptrdiff_t b_row, T *c, size_t c_row, bool add, const T *ahead) {
+                    ptrdiff_t b_row, T *c, size_t c_row, bool add, const T *ahead,
+                    size_t ahead_step) {
         constexpr size_t group = M * C < 8 ? M : 8 / C;  // rows whose products come together
         __m512i sum[M][C];
 #pragma GCC unroll 16
         for (size_t i = 0; i < M; i++)
 #pragma GCC unroll 16
             for (size_t v = 0; v < C; v++) sum[i][v] = _mm512_setzero_si512();
-        for (size_t p = 0; p < k; p++, a += a_col, b += b_row, ahead += columns) {
+        for (size_t p = 0; p < k; p++, a += a_col, b += b_row, ahead += ahead_step) {
             __builtin_prefetch(ahead, 0, 2);
-            __builtin_prefetch(ahead + vector, 0, 2);
             __m512i y[C], product[8];
 #pragma GCC unroll 16
             for (size_t v = 0; v < C; v++) y[v] = _mm512_loadu_si512(b + v * vector);
