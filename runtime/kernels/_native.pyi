@@ -57,16 +57,6 @@ class Path:
         curves: Sequence[Ring],
         y: Ring,
     ) -> None: ...
-    def dpf_bins(
-        self,
-        shape: DpfShape,
-        party: int,
-        bin_bits: int,
-        index: NDArray[np.uint32],
-        seeds: Bytes,
-        keys: Bytes,
-        y: Ring,
-    ) -> None: ...
     def dcf_keys(
         self,
         n: int,

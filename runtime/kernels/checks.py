@@ -243,28 +243,6 @@ def check_dpf_table(
     return layout
 
 
-def check_dpf_bins(
-    party: int,
-    index: NDArray[np.uint32],
-    n: int,
-    bin_bits: int,
-    w: int,
-    seeds: NDArray[np.uint8],
-    keys: NDArray[np.uint8],
-) -> DpfLayout:
-    """Check the arguments of `Kernels.dpf_bins`; return the layout."""
-    _check_party(party)
-    layout = dpf_layout(n, 1, w)
-    if not 0 <= bin_bits <= n:
-        raise ValueError(f"A bin must have 2^0 to 2^{n} indices, but bin_bits = {bin_bits}.")
-    count = _vector_length("index", index)
-    check_array("index", index, np.dtype(np.uint32), (count,))
-    check_array("seeds", seeds, np.dtype(np.uint8), (count, 16))
-    check_array("keys", keys, np.dtype(np.uint8), (count, layout.key_bytes))
-    _check_below("index", index, n)
-    return layout
-
-
 def check_dcf_keys(
     alpha: NDArray[np.uint64],
     n: int,

@@ -129,20 +129,6 @@ class NumpyKernels:
         layout = checks.check_dpf_table(party, index, low, n, w, seeds, keys, tables)
         return _reduce(dpf.dpf_table(layout, party, index, low, seeds, keys, tables), w)
 
-    def dpf_bins(
-        self,
-        party: int,
-        index: NDArray[np.uint32],
-        n: int,
-        bin_bits: int,
-        w: int,
-        seeds: Bytes,
-        keys: Bytes,
-    ) -> Ring:
-        """Return shares of sums over bins; see `Kernels.dpf_bins`."""
-        layout = checks.check_dpf_bins(party, index, n, bin_bits, w, seeds, keys)
-        return _reduce(dpf.dpf_bins(layout, party, index, bin_bits, seeds, keys), w)
-
     def dcf_keys(
         self,
         alpha: Words,

@@ -102,25 +102,3 @@ def dpf_table(
                 term = power * (e[:, c] * table[u]).sum(axis=1, dtype=dtype)
                 row[part] += term if c % 2 == 0 else ~term + dtype.type(1)
     return y
-
-
-def dpf_bins(
-    layout: DpfLayout,
-    party: int,
-    index: NDArray[np.uint32],
-    bin_bits: int,
-    seeds: Bytes,
-    keys: Bytes,
-) -> Ring:
-    """Return a party's lazy shares (N, bins) of sums over bins; see `Kernels.dpf_bins`."""
-    size, bins = 1 << layout.n, 1 << (layout.n - bin_bits)
-    y = np.zeros((len(index), bins), dtype=ring_dtype(layout.w))
-    step = max(1, _CHUNK // size)
-    for at in range(0, len(index), step):
-        part = slice(at, at + step)
-        e = dpf_shares(layout, party, seeds[part], keys[part])[:, 0]
-        # the share at i = index - j, in the order of i
-        j = (index[part, None].astype(np.int64) - np.arange(size)) % size
-        rows = np.take_along_axis(e, j, axis=1)
-        y[part] = rows.reshape(len(rows), bins, 1 << bin_bits).sum(axis=2, dtype=y.dtype)
-    return y

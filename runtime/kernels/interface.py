@@ -145,26 +145,6 @@ class Kernels(Protocol):
         """
         ...
 
-    def dpf_bins(
-        self,
-        party: int,
-        index: NDArray[np.uint32],
-        n: int,
-        bin_bits: int,
-        w: int,
-        seeds: Bytes,
-        keys: Bytes,
-    ) -> Ring:
-        """Return this party's share (N, 2^(n - bin_bits)), canonical, of N DPFs summed over bins.
-
-        With e the party's share of a DPF with payload (beta) at every point j,
-            y[b] = sum of e_j over the j with ((index - j) mod 2^n) >> bin_bits = b,
-        so y is a share of beta at the bin of (index - alpha) mod 2^n and of 0 elsewhere. index (N,)
-        below 2^n is public; adding to it moves the borders of the bins: 2^(n-1) more, and bin 0
-        begins at the least of the differences read as signed.
-        """
-        ...
-
     def dcf_keys(
         self,
         alpha: Words,

@@ -178,24 +178,6 @@ class NativeKernels:
         )
         return y
 
-    def dpf_bins(
-        self,
-        party: int,
-        index: NDArray[np.uint32],
-        n: int,
-        bin_bits: int,
-        w: int,
-        seeds: Bytes,
-        keys: Bytes,
-    ) -> Ring:
-        """Return shares of sums over bins; see `Kernels.dpf_bins`."""
-        layout = checks.check_dpf_bins(party, index, n, bin_bits, w, seeds, keys)
-        y = np.empty((len(index), 1 << (n - bin_bits)), dtype=ring_dtype(w))
-        self._path.dpf_bins(
-            _shape(layout), party, bin_bits, _dense(index), _dense(seeds), _dense(keys), y
-        )
-        return y
-
     def dcf_keys(
         self,
         alpha: Words,

@@ -159,13 +159,6 @@ def _dpf_cases(rng: np.random.Generator, n: int, k: int, w: int, count: int) -> 
     shape, part = f"n={n} k={k} w={w}", count // 40
     yield Case("dpf_keys", shape, count, make, lambda q: make(q, part), 1 / 40)
     yield Case("dpf_table", shape, count, table, lambda q: table(q, part), 1 / 40)
-    if k > 1:
-        return
-
-    def bins(q: Kernels, m: int = count) -> object:
-        return q.dpf_bins(0, index[:m], n, n - 4, w, s0[:m], keys[:m])
-
-    yield Case("dpf_bins", f"{shape}, 16 bins", count, bins, lambda q: bins(q, part), 1 / 40)
 
 
 def _dcf_cases(

@@ -105,62 +105,50 @@ def test_a_fine_table(native: Kernels, definition: Kernels, w: int, degree: int)
         assert np.array_equal(native.dpf_table(*args), definition.dpf_table(*args))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     n=st.integers(1, 11),
-    bin_bits=st.integers(0, 11),
-    w=st.integers(1, 64),
+    first=st.integers(0, 2047),
+    window=st.integers(0, 2047),
+    degree=st.integers(0, 2),
+    w=st.sampled_from([4, 8, 16, 31, 64]),
+    tables=st.integers(1, 3),
     count=st.integers(0, 40),
     seed=st.integers(0, 2**32),
 )
-def test_bins_count_the_difference(n: int, bin_bits: int, w: int, count: int, seed: int) -> None:
-    # given: a payload at alpha, and a public index for each gate
+def test_tables_that_are_zero_outside_a_window(
+    n: int, first: int, window: int, degree: int, w: int, tables: int, count: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    bin_bits = min(bin_bits, n)
     alpha, index = below(rng, count, n), below(rng, count, n)[::-1].astype(np.uint32)
-    beta, roots = lazy(rng, (count, 1), w), seeds(rng, count)
-    keys = AVAILABLE["numpy"].dpf_keys(alpha, n, beta, w, *roots)
-
-    # when: every implementation sums both parties' shares over the bins
-    shares = {
-        name: [kernels.dpf_bins(p, index, n, bin_bits, w, roots[p], keys) for p in (0, 1)]
-        for name, kernels in AVAILABLE.items()
-    }
-
-    # then: the shares are the same everywhere, and the bin of index - alpha has the payload
-    want = np.zeros((count, 1 << (n - bin_bits)), ring_dtype(w))
-    difference = (index.astype(np.int64) - alpha.astype(np.int64)) % (1 << n)
-    want[np.arange(count), difference >> bin_bits] = reduce(beta[:, 0], w)
-    for name, (y0, y1) in shares.items():
-        assert y0.dtype == ring_dtype(w), name
-        assert np.array_equal(y0, shares["numpy"][0]), name
-        assert np.array_equal(y1, shares["numpy"][1]), name
-        assert np.array_equal(reduce(y0 + y1, w), want), name
-
-
-def test_bins_of_signed_differences_begin_half_a_turn_earlier(kernels: Kernels) -> None:
-    n, bin_bits, w = 6, 3, 20
-    rng = np.random.default_rng(3)
-    roots = seeds(rng, 64)
-    alpha, x = np.full(64, 41, np.uint64), np.arange(64, dtype=np.uint32)
-    keys = kernels.dpf_keys(alpha, n, np.ones((64, 1), np.uint32), w, *roots)
-    shifted = (x + np.uint32(32)) % np.uint32(64)
-    y = sum(kernels.dpf_bins(p, shifted, n, bin_bits, w, roots[p], keys) for p in (0, 1))
-    signed = (x.astype(int) - 41 + 32) % 64 - 32
-    found = reduce(np.asarray(y, np.uint32), w).argmax(axis=1)
-    assert np.array_equal(found, (signed + 32) // 8)
-
-
-@pytest.mark.parametrize(("bin_bits", "w"), [(0, 8), (7, 32), (13, 33), (14, 16)])
-def test_bins_of_a_fine_index(native: Kernels, definition: Kernels, bin_bits: int, w: int) -> None:
-    rng = np.random.default_rng(w)
-    n, count = 14, 3
-    roots = seeds(rng, count)
-    index = below(rng, count, n).astype(np.uint32)
-    keys = native.dpf_keys(below(rng, count, n), n, lazy(rng, (count, 1), w), w, *roots)
+    inside = (np.arange(1 << n) - first) % (1 << n) < window % (1 << n)
+    curves = [lazy(rng, (tables, 1 << n), w) * inside for _ in range(degree + 1)]
+    curves = [curve.astype(ring_dtype(w)) for curve in curves]
+    low, roots = lazy(rng, (count,), w), seeds(rng, count)
+    keys = AVAILABLE["numpy"].dpf_keys(alpha, n, lazy(rng, (count, degree + 1), w), w, *roots)
     for party in (0, 1):
-        args = (party, index, n, bin_bits, w, roots[party], keys)
-        assert np.array_equal(native.dpf_bins(*args), definition.dpf_bins(*args))
+        args = (party, index, low, n, w, roots[party], keys, curves)
+        want = AVAILABLE["numpy"].dpf_table(*args)
+        for name, kernels in AVAILABLE.items():
+            assert np.array_equal(kernels.dpf_table(*args), want), name
+
+
+@pytest.mark.parametrize(("n", "window"), [(15, 1000), (15, 3), (13, 5000), (10, 300)])
+@pytest.mark.parametrize(("w", "degree"), [(8, 0), (20, 1), (33, 2)])
+def test_a_window_of_a_fine_table(
+    native: Kernels, definition: Kernels, n: int, window: int, w: int, degree: int
+) -> None:
+    rng = np.random.default_rng(w)
+    count = 37
+    alpha, index = below(rng, count, n), below(rng, count, n).astype(np.uint32)
+    curves = [np.zeros((2, 1 << n), ring_dtype(w)) for _ in range(degree + 1)]
+    for curve in curves:
+        curve[:, np.arange(window) - window // 3] = lazy(rng, (2, window), w)
+    roots, low = seeds(rng, count), lazy(rng, (count,), w)
+    keys = native.dpf_keys(alpha, n, lazy(rng, (count, degree + 1), w), w, *roots)
+    for party in (0, 1):
+        args = (party, index, low, n, w, roots[party], keys, curves)
+        assert np.array_equal(native.dpf_table(*args), definition.dpf_table(*args))
 
 
 def test_low_may_be_given_in_64_bits_for_a_32_bit_ring(kernels: Kernels) -> None:
@@ -235,20 +223,3 @@ def test_bad_arguments_of_table_gates_are_refused(kernels: Kernels) -> None:
     ]:
         with pytest.raises(ValueError, match=r"must|needs|is 0 or 1|reads 1 to 3"):
             kernels.dpf_table(*args)
-
-
-def test_bad_arguments_of_bins_are_refused(kernels: Kernels) -> None:
-    s, n, w = np.zeros((2, 16), np.uint8), 3, 8
-    index, keys = np.zeros(2, np.uint32), np.zeros((2, dpf_key_bytes(n, 1, w)), np.uint8)
-    kernels.dpf_bins(0, index, n, 1, w, s, keys)
-    for args in [
-        (2, index, n, 1, w, s, keys),
-        (0, index + np.uint32(8), n, 1, w, s, keys),
-        (0, index, n, -1, w, s, keys),
-        (0, index, n, 4, w, s, keys),
-        (0, index, n, 1, w, s[:1], keys),
-        (0, index, n, 1, w, s, keys[:, 1:]),
-        (0, index, n, 1, 40, s, keys),
-    ]:
-        with pytest.raises(ValueError, match=r"must|is 0 or 1"):
-            kernels.dpf_bins(*args)

@@ -30,7 +30,6 @@ void unpack64_to_32(const uint8_t *buf, const uint64_t *add, size_t count, int w
 void dpf_keys(const DpfShape &, size_t count, const uint64_t *alpha, const void *beta,
               const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
 void dpf_table(const TableGates &);
-void dpf_bins(const BinGates &);
 void dcf_keys(const DcfShape &, size_t count, const uint64_t *alpha, const uint64_t *beta,
               const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
 void dcf_eval(const DcfShape &, int party, size_t count, const uint64_t *x, const uint8_t *seeds,

@@ -64,16 +64,6 @@ struct ReluGates {
     void *y;
 };
 
-struct BinGates {
-    DpfShape shape;
-    int party, bin_bits;
-    size_t count;
-    const uint32_t *index;
-    const uint8_t *seeds;  // (count, 16)
-    const uint8_t *keys;   // (count, key_bytes)
-    void *y;               // (count, 2^(n - bin_bits))
-};
-
 struct PathKernels {
     const char *name;
     const char *description;
@@ -112,7 +102,6 @@ struct PathKernels {
     void (*dpf_keys)(const DpfShape &, size_t count, const uint64_t *alpha, const void *beta,
                      const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
     void (*dpf_table)(const TableGates &);
-    void (*dpf_bins)(const BinGates &);
     void (*dcf_keys)(const DcfShape &, size_t count, const uint64_t *alpha, const uint64_t *beta,
                      const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
     void (*dcf_eval)(const DcfShape &, int party, size_t count, const uint64_t *x,

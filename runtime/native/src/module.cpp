@@ -198,21 +198,6 @@ class Path {
         k_->dpf_table(a);
     }
 
-    template <class T>
-    void dpf_bins(const DpfShape &s, int party, int bin_bits, In<uint32_t> index, In<uint8_t> seeds,
-                  In<uint8_t> keys, Out<T> y) const {
-        const size_t count = index.size();
-        require(s.lane <= 32 ? sizeof(T) == 4 : sizeof(T) == 8);
-        require(s.k == 1 && 0 <= bin_bits && bin_bits <= s.n);
-        require(seeds.size() == 16 * count && keys.size() == count * s.key_bytes);
-        require(y.size() == count << (s.n - bin_bits));
-        BinGates a{};
-        a.shape = s, a.party = party, a.bin_bits = bin_bits, a.count = count;
-        a.index = index.data(), a.seeds = seeds.data(), a.keys = keys.data(), a.y = y.data();
-        nb::gil_scoped_release release;
-        k_->dpf_bins(a);
-    }
-
     void dcf_keys(size_t n, std::vector<int> widths, size_t key_bytes, In<uint64_t> alpha,
                   In<uint64_t> beta, In<uint8_t> seeds0, In<uint8_t> seeds1,
                   Out<uint8_t> keys) const {
@@ -432,9 +417,6 @@ void bind_ring_kernels(nb::class_<Path> &path) {
     path.def("dpf_table", &Path::dpf_table<T>, "shape"_a, "party"_a, "index"_a.noconvert(),
              "low"_a.noconvert().none(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
              "curves"_a, "y"_a.noconvert());
-    path.def("dpf_bins", &Path::dpf_bins<T>, "shape"_a, "party"_a, "bin_bits"_a,
-             "index"_a.noconvert(), "seeds"_a.noconvert(), "keys"_a.noconvert(),
-             "y"_a.noconvert());
 }
 
 DpfShape dpf_shape(int n, int k, int w, int lane, int points, int depth, int blocks,

@@ -38,7 +38,6 @@ PathKernels prepare() {
         unpack64_to_32,
         dpf_keys,
         dpf_table,
-        dpf_bins,
         dcf_keys,
         dcf_eval,
         relu,

@@ -1,7 +1,7 @@
-// Table gates: full-domain evaluation of a DPF, fused with the inner product with public tables;
-// and its sums over intervals of the table's index.
+// Table gates: evaluation of a DPF, fused with the inner product with public tables. Only the leaves
+// that meet entries other than zero are expanded.
 #include "entries.hpp"
-#include "full.hpp"
+#include "domain.hpp"
 
 namespace SRC_PATH {
 namespace {
@@ -24,6 +24,28 @@ void reverse_twice(const Ring *table, size_t tables, size_t size, Word *out) {
             out[2 * t * size + u] = static_cast<Word>(table[t * size + ((size - u) & (size - 1))]);
 }
 
+// The entries outside the longest run of zeros, counted around the end: `count` of them, the last
+// at `last`.
+struct Entries {
+    size_t last, count;
+};
+
+template <class Ring>
+Entries nonzero_entries(const TableGates &a, size_t size) {
+    Workspace<uint8_t> used(size);
+    memset(used.get(), 0, size);
+    for (size_t m = 0; m < static_cast<size_t>(a.shape.k); m++)
+        for (size_t i = 0; i < a.tables * size; i++)
+            if (static_cast<const Ring *>(a.curves[m])[i]) used.get()[i & (size - 1)] = 1;
+    size_t longest = 0, end = 0, run = 0;  // a run of zeros that ends in front of `end`
+    for (size_t i = 0; i < 2 * size; i++) {
+        run = used.get()[i & (size - 1)] ? 0 : run + 1;
+        if (run > longest) longest = run, end = i + 1;
+    }
+    if (longest >= size) return {0, 1};
+    return {(end - longest - 1) & (size - 1), size - longest};
+}
+
 // All gates of a call, a batch after the other. Elements of Z_w are taken mod 2^lane.
 template <class Ring, class Lane>
 class TableEvaluation {
@@ -38,7 +60,9 @@ class TableEvaluation {
         if (!a_.tables) return;
         for (size_t first = 0; first < a_.count; first += Domain::batch) {
             const size_t present = smaller(Domain::batch, a_.count - first);
-            domain_.begin(first, present);
+            for (size_t g = 0; g < present; g++)
+                starts_[g] = window_ ? first_point(first + g) / static_cast<size_t>(s_.points) : 0;
+            domain_.begin(first, present, starts_);
             memset(sums_.get(), 0, sizeof(Vec) * Domain::batch * a_.tables);
             for (size_t part = 0; part < domain_.parts(); part++) {
                 domain_.expand_part(part);
@@ -49,7 +73,7 @@ class TableEvaluation {
     }
 
   private:
-    typedef FullDomain<Lane> Domain;
+    typedef SRC_PATH::Domain<Lane> Domain;
     typedef typename Domain::Wide Wide;
     typedef typename Factor<Lane>::type Word;
     typedef Word Words __attribute__((vector_size(sizeof(Vec)), aligned(sizeof(Word))));
@@ -59,11 +83,26 @@ class TableEvaluation {
     const TableGates &a_;
     const DpfShape &s_ = a_.shape;
     const size_t size_ = size_t{1} << s_.n, length_ = 2 * size_ * a_.tables + 2 * Domain::lanes;
-    Domain domain_{s_, a_.party, a_.seeds, a_.keys};
+    const Entries entries_ = nonzero_entries<Ring>(a_, size_);
+    const size_t window_ = leaves_met();  // in leaves
+    Domain domain_{s_, a_.party, a_.seeds, a_.keys, window_};
+    size_t starts_[Domain::batch];
     Scratch<Word> curves_{length_ * static_cast<size_t>(s_.k)};
     // (vectors, K), unless one table reads them at once
     Scratch<Lane> stored_{a_.tables > 1 ? 3 * domain_.points() + 6 * Domain::lanes : 0};
     Scratch<Word> sums_{Domain::batch * a_.tables * words};  // (gates, tables) vectors to be summed
+
+    // The leaves in which the entries may lie, or 0 if all leaves are expanded in about that time.
+    size_t leaves_met() const {
+        const size_t leaf = static_cast<size_t>(s_.points), leaves = size_t{1} << s_.depth;
+        const size_t met = (entries_.count + 2 * leaf - 2) / leaf;
+        return 4 * Domain::expanded(met) <= 3 * leaves ? met : 0;
+    }
+
+    // The first point j at which a gate reads an entry.
+    size_t first_point(size_t gate) const {
+        return (a_.index[gate] - entries_.last) & (size_ - 1);
+    }
 
     // The i-th piece of a vector of lanes, widened.
     static Words piece(Wide e, size_t i) {
@@ -79,7 +118,8 @@ class TableEvaluation {
 
     // Adds the inner products over one part of the domain to the sums of a gate.
     void add_part(size_t gate, size_t g, size_t part) {
-        const size_t at = ((0 - a_.index[gate]) & (size_ - 1)) + part * domain_.points();
+        const size_t from = starts_[g] * static_cast<size_t>(s_.points);
+        const size_t at = ((from - a_.index[gate]) & (size_ - 1)) + part * domain_.points();
         if (s_.k == 1) return add_part<1>(gate, g, at);
         if (s_.k == 2) return add_part<2>(gate, g, at);
         add_part<3>(gate, g, at);
