@@ -74,10 +74,11 @@ class Machine:
         """Return the time of a product in a ring of `width` bits."""
         return multiply_adds * self.multiply_add_s * _words(width)
 
-    def table_s(self, gates: int, index_bits: int, tables: int, width: int) -> float:
-        """Return the time of `gates` that read so many tables each, into a ring of `width` bits."""
-        entries = gates * (1 << index_bits) * (1 + (tables - 1) / TABLES_IN_ONE)
-        return entries * self.table_entry_s * _words(width)
+    def table_s(self, gates: int, entries: int, tables: int, width: int) -> float:
+        """Return the time of `gates` that read so many tables, of so many entries other than zero
+        each, into a ring of `width` bits."""
+        read = gates * entries * (1 + (tables - 1) / TABLES_IN_ONE)
+        return read * self.table_entry_s * _words(width)
 
 
 TABLES_IN_ONE = 16
@@ -238,9 +239,10 @@ def compute_seconds(instruction: Instruction, types: list[RingType], machine: Ma
         seconds += machine.product_s(size * math.prod(types[1].shape[1:]), types[0].width)
     elif instruction.op == "table":
         index_bits: Any = attrs["index_bits"]
+        entries = 1 << index_bits
         tables = size // max(types[0].size, 1)
         assert type_ is not None
-        seconds += machine.table_s(types[0].size, index_bits, tables, type_.width)
+        seconds += machine.table_s(types[0].size, entries, tables, type_.width)
     elif instruction.op in ("relu", "nonneg"):
         seconds += size * (types[0].width - 1) * machine.sign_level_s
     else:

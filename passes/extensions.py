@@ -9,7 +9,7 @@ others the wire as it is: the variance of a layer norm is on its way while its a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from srcompile.ir.graph import Node
 from srcompile.ir.types import FixType
@@ -23,6 +23,8 @@ NARROW = 32
 """Rings of up to so many bits have elements of 32 bits, which compute faster than those of 64."""
 ROUND_S = 2e-4
 """What a round takes beside its latency: two processes wake up and look at a message."""
+OPENED_S, EXTENDED_S = 4e-9, 8e-9
+"""What an element takes that is masked, packed and unpacked, or extended from an opened one."""
 
 Cut = frozenset[int]
 """The edges, from a shift to a user of it, that take an extension of the shift instead."""
@@ -32,7 +34,8 @@ class Chains:
     """The nodes of a fixed-level module by position, and the edges between them.
 
     An edge asks of its operand for a ring of `fixed` bits or, if that is 0, for the ring of the
-    user and `more` bits. `work` tells how long a node computes in a ring of so many bits.
+    user and `more` bits. `work` tells how long a node computes in a ring of so many bits, `unsent`
+    how many low bits of a value an opening would drop.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class Chains:
         nodes: Sequence[Node],
         demand: Callable[[Node, int], tuple[int, int]],
         work: Callable[[Node, int], float],
+        unsent: Mapping[str, int],
     ):
         at = {node.out: k for k, node in enumerate(nodes) if node.out}
         types = [n.type if isinstance(n.type, FixType) else FixType((0,), 0, 0) for n in nodes]
         self.bits = [type_.bits for type_ in types]
         self.size = [math.prod(type_.shape) for type_ in types]
         self.work = [(work(n, NARROW), work(n, NARROW + 1)) for n in nodes]
+        self.unsent = [unsent.get(n.out, 0) for n in nodes]
         self.edges: list[tuple[int, int]] = []  # (operand, user)
         self.operands: list[list[tuple[int, int, int, int]]] = []  # (edge, operand, fixed, more)
         self.shifts: dict[int, list[int]] = {k: [] for k, n in enumerate(nodes) if n.op == "shift"}
@@ -154,11 +159,13 @@ def _cost(
                 level = needed
         if k in opened:
             level += 1
-            sent += packed_bytes(chains.size[k], own[k])
+            seconds += chains.size[k] * OPENED_S
+            sent += packed_bytes(chains.size[k], own[k] - chains.unsent[k])
         depth[k] = level
         seconds += chains.work[k][own[k] > NARROW]
         if extended[k]:
             behind[k] = level + 1
+            seconds += chains.size[k] * (OPENED_S + EXTENDED_S)
             sent += packed_bytes(chains.size[k], extended[k])
     too_wide = sum(w - widest for ring in (own, extended) for w in ring if w > widest)
     rounds = max((*depth, *behind), default=0)

@@ -31,9 +31,19 @@ _LAYERS = frozenset({"matmul", "conv2d"})
 
 
 def fuse_layers(module: Module, ops: Registry) -> Module:
-    """Return `module` (primitives only) with constant factors and summands fused into weights."""
-    fused = _Fuser(module, ops).run()
-    return fold_constants(fused, ops)
+    """Return `module` (primitives only) with constant factors and summands fused into weights.
+
+    Once more as long as that helps: what one rule makes of constants is one for the next.
+    """
+    fused = fold_constants(_Fuser(module, ops).run(), ops)
+    again = fold_constants(_Fuser(fused, ops).run(), ops)
+    while _size(again) < _size(fused):
+        fused, again = again, fold_constants(_Fuser(again, ops).run(), ops)
+    return fused
+
+
+def _size(module: Module) -> int:
+    return sum(1 for _ in module.main.nodes())
 
 
 class _Fuser:

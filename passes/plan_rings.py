@@ -2,13 +2,14 @@
 
 A gate makes a share; it takes masked wires. Between them stand linear ops, which work on both. So
 every path from a gate's result to a gate's operand must be opened somewhere, and the cheapest
-places are a minimum vertex cut, an opening weighing elements x ring width.
+places are a minimum vertex cut, an opening weighing elements x bits sent. An opening that only
+shifts follow does the smallest of them itself: what a shift drops is not sent.
 
 Widths are demanded from behind: a result needs its own bits, a `shift` by s needs s bits more than
-its result, a product as many as its result; gates with tables and comparisons put their result
-into any ring at no cost. An `extend` cuts such a chain: the shift before it then needs but the bits
-of its value, and one; it costs an opening and a round. Where to extend is a search for what sends
-fastest on the network (passes/extensions.py).
+its result, a matrix product as many as its result; gates with tables and comparisons, and
+elementwise products, put their result into any ring at no cost. An `extend` cuts such a chain: the
+shift before it then needs but the bits of its value, and one; it costs an opening and a round.
+Where to extend is a search for what sends fastest on the network (passes/extensions.py).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
 from srcompile.passes.cost import NETWORKS, Machine, Network
 from srcompile.passes.extensions import Chains, place_extensions
+from srcompile.passes.quantise import PRODUCTS
+from srcompile.passes.tables import entries_met
 
-PRODUCTS = frozenset({"mul", "matmul", "conv2d"})
 FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
 RESULTS = frozenset({"output", "route"})
 WIDEST = 62
@@ -45,7 +47,9 @@ def plan_rings(
     """
     nodes = list(module.main.nodes())
     types = module.main.types()
-    chains = Chains(nodes, _demand, lambda node, width: _work(node, width, module, types))
+    chains = Chains(
+        nodes, _demand, lambda node, width: _work(node, width, module, types), dropped_bits(nodes)
+    )
     opened = _openings(module, ops, _by_name(nodes, chains.rings(frozenset())[0]))
     places = frozenset(k for k, node in enumerate(nodes) if node.out in opened)
     cut = place_extensions(chains, places, network, max_width or WIDEST)
@@ -56,6 +60,11 @@ def plan_rings(
     )
     module = _with_extensions(module, extended, takers)
     return _with_openings(module, ops, ring, _openings(module, ops, ring))
+
+
+def is_product_of_values(node: Node) -> bool:
+    """Whether a node multiplies two values element by element: into any ring, from any."""
+    return node.op == "mul" and not any(i.startswith("@") for i in node.inputs)
 
 
 def is_local(node: Node, module: Module, ops: Registry) -> bool:
@@ -76,6 +85,8 @@ def _demand(node: Node, bits: int) -> tuple[int, int]:
     """Return the ring `node` needs of an operand of `bits` bits: (bits, 0), or (0, above own)."""
     if node.op in RESULTS or node.op in ("table", "relu", "nonneg"):
         return bits, 0
+    if is_product_of_values(node):
+        return bits + 1, 0
     by = node.attrs["by"] if node.op == "shift" else 0
     assert isinstance(by, int)
     return 0, by
@@ -91,9 +102,9 @@ def _work(node: Node, width: int, module: Module, types: Mapping[str, Type]) -> 
         return MACHINE.product_s(_elements(node) * depth, width)
     if node.op == "table":
         gates = math.prod(types[node.inputs[0]].shape)
-        index_bits = node.attrs["index_bits"]
-        assert isinstance(index_bits, int)
-        return MACHINE.table_s(gates, index_bits, _elements(node) // max(gates, 1), width)
+        tables = [module.consts[name].data for name in node.inputs[1:]]
+        entries = entries_met([table for table in tables if table is not None])
+        return MACHINE.table_s(gates, entries, _elements(node) // max(gates, 1), width)
     return 0.0
 
 
@@ -134,13 +145,15 @@ def _openings(module: Module, ops: Registry, ring: Mapping[str, int]) -> set[str
     graph.add_nodes_from(["gates", "operands"])
     types = module.main.types()
     nodes = list(module.main.nodes())
+    unsent = dropped_bits(nodes)
     for number, node in enumerate(nodes):
         values = [i for i in node.inputs if not i.startswith("@")]
         local = is_local(node, module, ops)
         if node.out:
             type_ = types[node.out]
             assert isinstance(type_, FixType)
-            cost = max(1, math.prod(type_.shape)) * ring.get(node.out, 1)
+            sent = ring.get(node.out, 1) - unsent.get(node.out, 0)
+            cost = max(1, math.prod(type_.shape)) * max(1, sent)
             # of equally cheap places the first
             capacity = cost * len(nodes) * len(nodes) + number
             graph.add_edge(("in", node.out), ("out", node.out), capacity=capacity)
@@ -166,11 +179,23 @@ def _makes_share(node: Node, local: bool, module: Module) -> bool:
     return node.op in FREE_RING or node.op in PRODUCTS
 
 
+def dropped_bits(nodes: Sequence[Node]) -> dict[str, int]:
+    """Return how many low bits of a value no user looks at: all of them are shifts."""
+    found: dict[str, int] = {}
+    for node in nodes:
+        by = node.attrs["by"] if node.op == "shift" else 0
+        assert isinstance(by, int)
+        for name in node.inputs:
+            found[name] = min(by, found.get(name, by))
+    return found
+
+
 def _with_openings(
     module: Module, ops: Registry, ring: Mapping[str, int], opened: set[str]
 ) -> Module:
     """Insert the `open` nodes, let later nodes use them, and write down every ring."""
-    first = _Opener(module, ops, ring, opened)
+    unsent = dropped_bits(list(module.main.nodes()))
+    first = _Opener(module, ops, ring, {name: unsent.get(name, 0) for name in opened})
     segments = []
     for segment in module.main.segments:
         opener = first if segment.route is None else first.for_branch()
@@ -185,9 +210,10 @@ class _Opener:
     with its own in one node: its material is dealt apart from that of the first segment."""
 
     def __init__(
-        self, module: Module, ops: Registry, ring: Mapping[str, int], opened: set[str]
+        self, module: Module, ops: Registry, ring: Mapping[str, int], opened: Mapping[str, int]
     ) -> None:
-        self.module, self.ops, self.opened = module, ops, opened
+        self.module, self.ops = module, ops
+        self.opened = opened  # what to open, and how many low bits are dropped
         self.ring = dict(ring)
         self.types = module.main.types()
         self.nodes: list[Node] = []
@@ -204,6 +230,14 @@ class _Opener:
 
     def take(self, node: Node) -> None:
         """Add `node`, on opened operands where there are such, and open its result if planned."""
+        if node.op == "shift" and self.opened.get(node.inputs[0]):
+            by = node.attrs["by"]
+            assert isinstance(by, int)
+            rest = by - self.opened[node.inputs[0]]
+            if rest == 0:
+                self.now[node.out] = self.now[node.inputs[0]]
+                return
+            node = replace(node, attrs=MappingProxyType({**node.attrs, "by": rest}))
         inputs = [self.now.get(i, i) for i in node.inputs]
         wires = {i for i in inputs if i in self.masked}
         if wires & self.shared and wires - self.shared:
@@ -217,16 +251,19 @@ class _Opener:
             if values and all(v in self.shared for v in values):
                 self.shared.add(node.out)
         if node.out in self.opened:
-            self.open(node.out, node)
+            self.open(node.out, node, self.opened[node.out])
 
-    def open(self, name: str, node: Node) -> str:
-        """Open `name`; later nodes of this segment use the opened form, whose name is returned."""
+    def open(self, name: str, node: Node, by: int = 0) -> str:
+        """Open `name` >> by; later nodes of this segment use the opened form, which is returned."""
         out = f"{name}.open"
         while out in self.types:
             out += "-"
-        self.types[out], self.ring[out] = self.types[name], self.ring[name]
-        attrs: Mapping[str, Attr] = MappingProxyType({"ring": self.ring[name]})
-        self.nodes.append(Node("open", out, (name,), attrs, self.types[name], node.loc))
+        old = self.types[name]
+        assert isinstance(old, FixType)
+        type_ = FixType(old.shape, max(2, old.bits - by), old.frac - by)
+        self.types[out], self.ring[out] = type_, self.ring[name] - by
+        attrs: Mapping[str, Attr] = MappingProxyType({"by": by, "ring": self.ring[out]})
+        self.nodes.append(Node("open", out, (name,), attrs, type_, node.loc))
         self.masked.add(out)
         self.now[name] = out
         return out

@@ -23,7 +23,10 @@ from srcompile.ops.functions import Function as FunctionOp
 from srcompile.ops.rows import CELL_FRAC, thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
 
+LEVELS_ABOVE = 8.0
+"""How far above the last threshold of a row's top a value counts."""
 Range = tuple[float, float]
+PRODUCTS = frozenset({"mul", "matmul", "conv2d"})
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,10 @@ class _Quantiser:
         self.sizes: dict[str, float] = {}  # on this level, where known
         self.sound: dict[str, Range] = {}  # ranges that hold whatever the input
         self.fitted: dict[tuple[str, int], str] = {}
+        self.users: dict[str, list[Node]] = {}
+        for node in module.main.nodes():
+            for name in dict.fromkeys(node.inputs):
+                self.users.setdefault(name, []).append(node)
         self.node: Node
 
     def run(self) -> Module:
@@ -233,10 +240,10 @@ class _Quantiser:
             return most
         return min(most, self.formats.precision_bits - math.floor(math.log2(size)))
 
-    def fit(self, name: str, size: float | None = None) -> str:
-        """Return `name` with no more bits than `precise` says, shifted if it has more."""
+    def fit(self, name: str, size: float | None = None, more: int = 0) -> str:
+        """Return `name` with at most `more` bits above what `precise` says, shifted if need be."""
         type_, range_ = self.type(name), self.ranges[name]
-        frac = self.precise(range_, size or self.sizes.get(name))
+        frac = self.precise(range_, size or self.sizes.get(name)) + more
         if type_.frac <= frac:
             return name
         by = type_.frac - frac
@@ -286,9 +293,37 @@ class _Quantiser:
             out = self.aligned(node, inputs)
         else:
             raise CompileError(f"{node.op} cannot be quantised", node.loc)
+        size = node.type.size if isinstance(node.type, FloatType) else None
+        if size:
+            self.sizes[out] = size
+        if self.opened_for_several(node):
+            out = self.fit(out, size, more=1)
+            if size:
+                self.sizes[out] = size
         self.new[node.out] = out
-        if isinstance(node.type, FloatType) and node.type.size:
-            self.sizes[out] = node.type.size
+
+    def opened_for_several(self, node: Node) -> bool:
+        """Whether a gate opens the value, and sums or differences of it go on to other gates.
+
+        These do with as few bits as the gate, and then one short wire serves all.
+        """
+        users = self.users.get(node.out, ())
+        onward = [user.op in ("sum", "sub") for user in users]
+        return (
+            any(onward)
+            and any(
+                user.op == "levels" or (user.op in PRODUCTS and not self.is_public(user))
+                for user in users
+            )
+            and all(
+                on or user.op in (*PRODUCTS, "levels")
+                for on, user in zip(onward, users, strict=True)
+            )
+        )
+
+    def is_public(self, product: Node) -> bool:
+        """Whether a product has a public factor."""
+        return any(i.startswith("@") and not self.module.consts[i].secret for i in product.inputs)
 
     def input(self, node: Node, inputs: list[str]) -> str:
         if node.attrs.get("bits"):
@@ -407,13 +442,18 @@ class _Quantiser:
         type_ = self.type(x)
         cells = np.arange(1 << type_.bits)
         cells = np.where(cells < 1 << (type_.bits - 1), cells, cells - (1 << type_.bits))
-        reached = cells / 2.0**type_.frac >= thresholds(node.attrs)[:, None]
+        value, steps = cells / 2.0**type_.frac, thresholds(node.attrs)
+        # far above the last threshold nothing is supported: those entries cost nothing
+        reached = (value >= steps[:, None]) & (value < steps[-1] + LEVELS_ABOVE)
         table = self.const(f"@{node.out[1:]}.t0", reached.astype(np.int64), 0, False)
         attrs: dict[str, Attr] = {"index_bits": type_.bits, "low_bits": 0}
         return self.emit("table", [x, table], 0, (0.0, 1.0), attrs, node.out)
 
     def window(self, node: Node, op: FunctionOp) -> Range:
-        """Return the argument's calibrated range, widened by the margin, within the domain."""
+        """Return the argument's calibrated range, widened by the margin, within the domain.
+
+        Where the function leaves its own range, margin included, nothing is supported.
+        """
         argument = self.calibrated[node.inputs[0]]
         if argument is None:
             raise CompileError(f"the argument of {node.op} has no calibrated range", node.loc)
@@ -427,7 +467,9 @@ class _Quantiser:
         below, above = self.formats.widened(argument)
         if lowest > -math.inf:  # keep away from a pole: divide rather than subtract
             below = max(low / self.formats.margin, lowest)
-        return (below, above)
+        u = np.linspace(argument[1], above, 257)
+        fits = np.abs(op.at(u, node.attrs)) <= max(map(abs, self.range_of(node)))
+        return (below, float(u[max(0, int(np.argmin(fits)) - 1)]) if not fits.all() else above)
 
     # -- ranges that follow from counting, not from samples
 
@@ -505,5 +547,5 @@ _RULES: Mapping[str, Callable[[_Quantiser, Node, list[str]], str]] = {
     "relu": _Quantiser.relu,
     "nonneg": _Quantiser.nonneg,
     "levels": _Quantiser.levels,
-    **dict.fromkeys(("mul", "matmul", "conv2d"), _Quantiser.product),
+    **dict.fromkeys(PRODUCTS, _Quantiser.product),
 }

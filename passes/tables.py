@@ -3,12 +3,15 @@
 Notation: x is an integer with f fraction bits around a centre c and stands for u = x / 2^f + c;
 x = i * 2^s + d with cell i and 0 <= d < 2^s. A gate reads y = t0[i] + t1[i] * d + t2[i] * d^2;
 under MPC it may take the cell above with d negative, so each curve is fitted to cells i-1 and i.
+
+Entries are zero where nothing is wanted: outside of what is supported, and where the function is
+as good as zero. They are not expanded (`entries_met`), so a table costs what is in it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +21,10 @@ from srcompile.ir.graph import Array
 SAMPLES = 32
 MIN_INDEX_BITS, MAX_INDEX_BITS = 3, 12
 LARGEST = 2.0**62
-
-
-PARABOLA = 2.0
+PARABOLA = 1.5
 """The time that an entry of a table of parabolas takes, against one of lines; and more bits."""
+NOTHING = 1 / 64
+"""What share of the tolerance counts as zero."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,25 @@ class TableSpec:
     tables: tuple[Array, ...]
     frac: int
     error: float
+
+    @property
+    def cost(self) -> float:
+        """About how long a gate takes, against one entry of a table of lines."""
+        return entries_met(self.tables) * (PARABOLA if len(self.tables) == 3 else 1.0)
+
+
+def entries_met(tables: Sequence[Array]) -> int:
+    """Return how many entries lie outside the longest run of zeros, counted around the end.
+
+    tables: (2^n,) or (T, 2^n), all of one shape.
+    """
+    rows = np.concatenate([t.reshape(-1, t.shape[-1]) for t in tables])
+    used = np.flatnonzero(np.any(rows != 0, axis=0))
+    if not len(used):
+        return 1
+    size = rows.shape[-1]
+    gaps = np.diff(used, append=used[0] + size)
+    return int(size - gaps.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -80,8 +102,7 @@ def fit_table(
         return lines
     parabolas = _smallest(wanted, bits, lines.index_bits, degree=2)
     good = lines.error > tolerance or parabolas.error <= tolerance
-    cheap = PARABOLA * 2**parabolas.index_bits < 2**lines.index_bits
-    return parabolas if good and cheap and len(parabolas.tables) == 3 else lines
+    return parabolas if good and parabolas.cost < lines.cost else lines
 
 
 def _smallest(wanted: Wanted, bits: int, most: int, degree: int) -> TableSpec:
@@ -110,7 +131,10 @@ def _fit(w: Wanted, bits: int, n: int, degree: int) -> TableSpec:
     curves = y @ np.linalg.pinv(powers).T  # (2^n, degree + 1): least squares
     # the rounding of the last coefficient may cost an eighth of the tolerance
     out = max(w.frac, int(np.ceil(np.log2(2.0 ** (degree * s + 2) / max(w.tolerance, 1e-12)))))
-    tables = tuple(_rounded(curves[:, m] * 2.0 ** (out - m * s)) for m in range(degree + 1))
+    wanted = _wanted(u, y, w, 2.0 ** (s - w.f))
+    tables = tuple(
+        _rounded(curves[:, m] * 2.0 ** (out - m * s)) * wanted for m in range(degree + 1)
+    )
     got = sum(t[:, None] * (d * 2.0**s) ** m for m, t in enumerate(tables)) / 2.0**out
     inside = (u >= w.core[0]) & (u <= w.core[1])
     error = _error(got - y, y, w)[inside]
@@ -126,8 +150,15 @@ def _points(w: Wanted, n: int, start: Array) -> TableSpec:
     off = [np.abs(w.function(np.clip(u + h, *w.window)) - y) for h in (half, -half)]
     inside = (u >= w.core[0] - half) & (u <= w.core[1] + half)
     error = _error(np.maximum(*off) + 0.5 * 2.0**-w.frac, y, w)[inside]
-    t0 = _rounded(y * 2.0**w.frac).astype(np.int64)
+    wanted = _wanted(u[:, None], y[:, None], w, 2.0**-w.f)
+    t0 = (_rounded(y * 2.0**w.frac) * wanted).astype(np.int64)
     return TableSpec(n, 0, (t0,), w.frac, float(error.max(initial=0.0)))
+
+
+def _wanted(u: Array, y: Array, w: Wanted, cell: float) -> Array:
+    """Return which cells, with samples (cells, samples) of u and y, are wanted, as 0 and 1."""
+    supported = (u.max(axis=1) > w.window[0] - cell) & (u.min(axis=1) < w.window[1] + cell)
+    return np.asarray(supported & (np.abs(y).max(axis=1) > w.tolerance * NOTHING), np.float64)
 
 
 def _error(gap: Array, y: Array, w: Wanted) -> Array:

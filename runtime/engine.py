@@ -89,6 +89,8 @@ class Engine:
             "nonneg": self._nonneg,
             "relu": self._relu,
             "extend": self._extend,
+            "square": self._square,
+            "multiply": self._multiply,
             **_PLAIN,
         }
 
@@ -181,6 +183,18 @@ class Engine:
 
     def _extend(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         return partial(gates.extend, self._index(), types[0], _type(i).width)
+
+    def _square(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return partial(gates.square, self._index(), types[0], _type(i).width)
+
+    def _multiply(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        party, wires, width = self._index(), (types[0], types[1]), _type(i).width
+
+        def multiply(x: Ring, y: Ring, r: Ring, m: Ring, s: Ring, n: Ring, *products: Ring) -> Ring:
+            rs, rn, ms, mn = products
+            return gates.multiply(party, wires, width, (x, y), (r, m), (s, n), (rs, rn, ms, mn))
+
+        return multiply
 
     def _index(self) -> int:
         assert self.party is not None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from srcompile.runtime.isa import RingType, sign_fields
 from srcompile.runtime.kernels import Kernels, ring_dtype
-from srcompile.runtime.ring import Ring, canonical, widened
+from srcompile.runtime.ring import Ring, canonical, number
 
 Bytes = NDArray[np.uint8]
 
@@ -145,19 +145,56 @@ def signed(x: Ring, width: int) -> NDArray[np.int64]:
 
 
 # -- extension ------------------------------------------------------------------------------------
+#
+# With c = x + 2^(v-2) + r mod 2^v, |x| < 2^(v-2), r as an integer and m = msb r:
+#
+#     x = a - r + k·m,     a = c - 2^(v-2),     k = 2^v·(1 - msb c)
+#
+# in any ring: x + 2^(v-2) has its top bit clear, so adding r wraps around iff m = 1 and msb c = 0.
+# a and k are public.
+
+
+def _unwrapped(old: RingType, width: int, x: Ring) -> tuple[Ring, Ring]:
+    """Return (a, k) in Z_(2^width) of a wire."""
+    v, dtype = old.width, ring_dtype(width)
+    c = canonical(x + x.dtype.type(1 << (v - 2)), v)
+    low = c >> x.dtype.type(v - 1) == 0
+    return c.astype(dtype) - number(1 << (v - 2), dtype), low * number(1 << v, dtype)
 
 
 def extend(party: int, old: RingType, width: int, x: Ring, r: Ring, m: Ring) -> Ring:
-    """Return a share in Z_(2^width) of x, |x| < 2^(v-2); `r` and `m` are shares of r and msb r.
+    """Return a share in Z_(2^width) of x from [r] and [m]."""
+    a, k = _unwrapped(old, width, x)
+    y = k * m - r
+    return np.asarray(y + a if party == 0 else y)
 
-    c = x + 2^(v-2) + r mod 2^v;  x = c - 2^(v-2) - r + 2^v·(1 - msb c)·m.
-    """
-    v = old.width
-    quarter = x.dtype.type(1 << (v - 2))
-    c = widened(x + quarter, v, width)
-    high = canonical(x + quarter, v) >> x.dtype.type(v - 1)
-    wrap = np.where(high.astype(bool), m.dtype.type(0), m << m.dtype.type(v))
-    y = wrap - r
-    if party == 0:
-        y = y + c - m.dtype.type(1 << (v - 2))
-    return np.asarray(y)
+
+def square(
+    party: int, old: RingType, width: int, x: Ring, r: Ring, m: Ring, rr: Ring, mr: Ring
+) -> Ring:
+    """Return a share in Z_(2^width) of x^2 from [r], [m], [r^2] and [m·r]."""
+    # x^2 = a^2 + r^2 - 2a·r + k·((2a + k)·m - 2m·r),  m^2 = m
+    a, k = _unwrapped(old, width, x)
+    twice = a + a
+    y = rr - twice * r + k * ((twice + k) * m - (mr + mr))
+    return np.asarray(y + a * a if party == 0 else y)
+
+
+def multiply(
+    party: int,
+    old: tuple[RingType, RingType],
+    width: int,
+    wires: tuple[Ring, Ring],
+    first: tuple[Ring, Ring],
+    second: tuple[Ring, Ring],
+    products: tuple[Ring, Ring, Ring, Ring],
+) -> Ring:
+    """Return a share in Z_(2^width) of x·y, from the shares `first` of r and m = msb r for x,
+    `second` of s and n = msb s for y, and `products` of r·s, r·n, m·s and m·n."""
+    # x·y = b·x - x·s + h·x·n,  with x·s = a·s - r·s + k·m·s,  x·n = a·n - r·n + k·m·n
+    (a, k), (b, h) = (_unwrapped(t, width, x) for t, x in zip(old, wires, strict=True))
+    (r, m), (s, n), (rs, rn, ms, mn) = first, second, products
+    xs = a * s - rs + k * ms
+    xn = a * n - rn + k * mn
+    y = b * (k * m - r) - xs + h * xn
+    return np.asarray(y + a * b if party == 0 else y)

@@ -474,6 +474,25 @@ def _extend(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
     return RingType("share", width, types[0].shape)
 
 
+def _wide_product(wires: int, products: int) -> Rule:
+    """Products of masked wires, with shares of r and msb r for each and of products of those."""
+
+    def rule(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
+        shares = 2 * wires + products
+        _kinds(types, *[("masked",)] * wires, *[("share",)] * shares)
+        width = int_attr(attrs, "width", 1, MAX_WIDTH)
+        shapes = [t.shape for t in types[:wires]]
+        shape = broadcast_shapes(shapes[0], shapes[-1])
+        wanted = [s for s in shapes for _ in range(2)] + [shape] * products
+        for wire in types[:wires]:
+            _need(wire.width >= 3, "a wide product needs wires of at least 3 bits")
+        for share, want in zip(types[wires:], wanted, strict=True):
+            _need(share == RingType("share", width, want), f"{share} has the wrong type")
+        return RingType("share", width, shape)
+
+    return rule
+
+
 def _plain(bits: int) -> Rule:
     """Rules of the plain gates: 0 a table, 1 a sign gate or extension into `width`, 2 a shift."""
 
@@ -514,7 +533,8 @@ def _open(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
         types[0].width == types[1].width and types[0].shape == types[1].shape,
         f"the mask {types[1]} does not fit the share {types[0]}",
     )
-    return replace(types[0], kind="masked")
+    by = int_attr(attrs, "by", 0, types[0].width - 1)
+    return replace(types[0], kind="masked", width=types[0].width - by)
 
 
 def _result(*kinds: str) -> Rule:
@@ -534,6 +554,12 @@ def _route(*kinds: str) -> Rule:
 
 def _exchanged(types: Types, attrs: Attrs) -> Sends:
     size = types[0].packed_bytes
+    return Sends(p0_online=size, p1_online=size)
+
+
+def _opened(types: Types, attrs: Attrs) -> Sends:
+    by = int_attr(attrs, "by", 0, types[0].width - 1)
+    size = packed_bytes(types[0].size, types[0].width - by)
     return Sends(p0_online=size, p1_online=size)
 
 
@@ -596,13 +622,15 @@ _SPECS = (
     Spec("relu", ("online",), ("width",), _sign_gate(select=True)),
     Spec("nonneg", ("online",), ("width",), _sign_gate(select=False)),
     Spec("extend", ("online",), ("width",), _extend),
+    Spec("square", ("online",), ("width",), _wide_product(wires=1, products=2)),
+    Spec("multiply", ("online",), ("width",), _wide_product(wires=2, products=4)),
     # weights
     Spec("weight_mask", ("dealer",), (), _weight("clear")),
     Spec("weight_opened", ("prepare",), (), _weight("public")),
     Spec("weight_share", ("online",), (), _weight("share")),
     # messages
     Spec("input", ("online",), ("name",), _input, _input_sent),
-    Spec("open", ("online",), ("round",), _open, _exchanged, communicates=True),
+    Spec("open", ("online",), ("round", "by"), _open, _opened, communicates=True),
     Spec("route", ("online",), ("round",), _route("share"), _exchanged, communicates=True),
     Spec("output", ("online",), ("name", "round"), _result("share"), _exchanged, communicates=True),
     # the plain target: one party, nothing hidden

@@ -1,10 +1,9 @@
 """Openings: the messages of a round, bound once and sent in every run.
 
-A wire is handled in two passes over its memory. Before the exchange its addend `[x]_p + [r]_p` is
-computed, kept where the wire will be, and packed to w bits into its part of the round's message.
-After it the other party's addend is unpacked and added, and what is computed is the wire `x^`, or
-`x^ >> by` if a shift is all that the program does with it. A share that is a view with gaps
-(transposed, sliced, broadcast) is copied by the kernel first.
+A wire is handled in two passes over its memory. Before the exchange its addend, the upper w - by
+bits of `[x]_p + [r]_p`, is computed, kept where the wire will be, and packed into its part of the
+round's message. After it the other party's addend is unpacked and added. A share that is a view
+with gaps (transposed, sliced, broadcast) is copied by the kernel first.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from srcompile.runtime.channels import Channel
 from srcompile.runtime.engine import Arena, Env, is_message
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.gates import Bytes
-from srcompile.runtime.isa import RingType
-from srcompile.runtime.kernels import Kernels, ring_dtype
+from srcompile.runtime.isa import RingType, sends
+from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.program import Instruction
 from srcompile.runtime.ring import Ring
 
@@ -54,22 +53,22 @@ class Opening:
     share: str
     mask: str
     out: str
-    width: int
-    by: int  # of the shift that is done on the way, 0 without one
+    width: int  # of the share
+    by: int  # how many low bits are not sent
+    half: int  # what this party adds, so that dropping them is unbiased
     place: Callable[[], Ring]
     ours: Bytes
     theirs: Bytes
 
     def send(self, kernels: Kernels, env: Env) -> Ring:
         """Write the packed addend into the message; return the addend."""
-        own = self.place()
-        kernels.add_pack(env[self.share], env[self.mask], self.width, own, self.ours)
+        own, x, r = self.place(), env[self.share], env[self.mask]
+        kernels.add_pack(x, r, self.width, own, self.ours, self.by, self.half)
         return own
 
     def receive(self, kernels: Kernels, env: Env, own: Ring) -> None:
         """Put the wire where the addend was."""
-        out = _start_of(own, self.width - self.by)
-        env[self.out] = kernels.unpack_add(self.theirs, own, self.width, self.by, out)
+        env[self.out] = kernels.unpack_add(self.theirs, own, self.width - self.by, own)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Round:
         first: int,
         group: Sequence[Instruction],
         types: Mapping[str, RingType],
-        shifts: Mapping[str, Instruction],
+        party: int,
         arena: Arena,
         messages: tuple[Bytes, Bytes],
     ) -> None:
@@ -121,21 +120,21 @@ class Round:
         size = 0
         for index, i in enumerate(group, first):
             type_ = types[i.inputs[0]]
-            self._sent[segment, index] = type_.packed_bytes
+            length = self._sent[segment, index] = message_bytes(i, types)
             if i.op == "output":
                 self._outputs.append(Output(i.inputs[0], str(i.attrs["name"]), type_.width))
                 continue
-            ours, theirs = (m[size : size + type_.packed_bytes] for m in messages)
-            size += type_.packed_bytes
+            ours, theirs = (m[size : size + length] for m in messages)
+            size += length
             if i.op == "route":
                 self._routes.append(Route(i.inputs[0], type_.width, ours, theirs))
                 continue
             share, mask = i.inputs
-            shift = shifts.get(i.out)
-            by: Any = shift.attrs["by"] if shift else 0
-            out = shift.out if shift else i.out
-            place = arena.place(i)
-            self._openings.append(Opening(share, mask, out, type_.width, by, place, ours, theirs))
+            by: Any = i.attrs["by"]
+            half = 1 << (by - 1) if by and party == 0 else 0
+            self._openings.append(
+                Opening(share, mask, i.out, type_.width, by, half, arena.place(i), ours, theirs)
+            )
         self._ours, self._theirs = (m[:size].data for m in messages)
         self._where = f"round {group[0].attrs['round']}, {group[0].op} {group[0].inputs[0]}"
         self.reads = tuple(name for i in group for name in i.inputs)
@@ -184,7 +183,7 @@ def largest_message(bodies: Sequence[Sequence[Instruction]], types: Mapping[str,
     """Return the bytes of the largest message that the parties exchange in a round."""
     return max(
         (
-            sum(types[i.inputs[0]].packed_bytes for i in body[first:stop] if i.op != "output")
+            sum(message_bytes(i, types) for i in body[first:stop] if i.op != "output")
             for body in bodies
             for first, stop in rounds(body).items()
         ),
@@ -192,22 +191,6 @@ def largest_message(bodies: Sequence[Sequence[Instruction]], types: Mapping[str,
     )
 
 
-def shifts_of_openings(
-    bodies: Sequence[Sequence[Instruction]], segment: int
-) -> dict[str, Instruction]:
-    """Return the shift of each wire opened in a segment that is shifted there, and used no more."""
-    uses: dict[str, int] = {}
-    for body in bodies:
-        for i in body:
-            for name in i.inputs:
-                uses[name] = uses.get(name, 0) + 1
-    opened = {i.out for i in bodies[segment] if i.op == "open" and uses.get(i.out) == 1}
-    return {i.inputs[0]: i for i in bodies[segment] if i.op == "shift" and i.inputs[0] in opened}
-
-
-def _start_of(own: Ring, width: int) -> Ring:
-    """Return the memory of `own` as an array for as many elements of Z_(2^width), or its start."""
-    dtype = ring_dtype(width)
-    if own.dtype == dtype:
-        return own
-    return own.reshape(-1).view(dtype)[: own.size].reshape(own.shape)
+def message_bytes(i: Instruction, types: Mapping[str, RingType]) -> int:
+    """Return how long the message of an `open`, `route` or `output` is."""
+    return sends(i.op, [types[name] for name in i.inputs], i.attrs).p0_online

@@ -27,7 +27,6 @@ from srcompile.runtime.openings import (
     Round,
     largest_message,
     rounds,
-    shifts_of_openings,
 )
 from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK, Randomness
@@ -100,8 +99,6 @@ class Party:
             "weight_share": lambda i, t: lambda run: self.operand(i.inputs[0]),
         }
         body, arena = bodies[segment], Arena(bodies[segment])
-        shifts = shifts_of_openings(bodies, segment)
-        done = {i.out for i in shifts.values()}
         stops = rounds(body)
         steps: list[Step] = []
         index = 0
@@ -109,9 +106,9 @@ class Party:
             stop = stops.get(index, index + 1)
             if index in stops:
                 group = body[index:stop]
-                messages = Round(segment, index, group, types, shifts, arena, self._messages)
+                messages = Round(segment, index, group, types, self.index, arena, self._messages)
                 steps.append(self._exchange(messages))
-            elif body[index].out not in done:
+            else:
                 steps.append(self._engine.step("online", body[index], own, arena))
             index = stop
         return with_drops(steps, later if segment == 0 else frozenset())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
 from srcompile.passes.lower import ProgramBuilder
-from srcompile.passes.plan_rings import PRODUCTS
+from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
 
 
@@ -153,11 +153,16 @@ def _mask(b: ProgramBuilder, type_: RingType, name: str) -> tuple[str, str]:
 
 
 def _open(node: Node, b: ProgramBuilder) -> Masked:
-    """x^ = sum_p ([x]_p + [r]_p)."""
-    x = node.inputs[0]
-    share = _unmasked(b, _operand(b, x, _ring(node)))
+    """x^ = sum_p ([x]_p + [r]_p) >> s, a wire of x / 2^s with the mask r >> s."""
+    x, by = node.inputs[0], node.attrs["by"]
+    assert isinstance(by, int)
+    share = _unmasked(b, _operand(b, x, _ring(node) + by))
     r, r_share = _mask(b, b.ring_type("online", share), x)
-    return Masked(_online(b, "open", [share, r_share], {"round": 0}, f"{x}^"), r, lambda: r_share)
+    hat = _online(b, "open", [share, r_share], {"round": 0, "by": by}, f"{x}^")
+    if not by:
+        return Masked(hat, r, lambda: r_share)
+    high = _deal(b, "shift", [r], {"by": by}, f"{node.out}.r")
+    return Masked(hat, high, lambda: _correlate(b, high))
 
 
 def _input(node: Node, b: ProgramBuilder) -> Masked:
@@ -273,12 +278,45 @@ def _static_product(node: Node, b: ProgramBuilder) -> Share:
 def _dynamic_product(node: Node, b: ProgramBuilder) -> Share:
     """x·y = x^·[y] - [r_x]·y^ + [r_x·r_y],  [y] = p·y^ - [r_y]   [Beaver91]."""
     op, width, attrs = node.op, _ring(node), _attrs(node)
+    if op == "mul" and any(_width(b, i) < width for i in node.inputs):
+        return _wide_product(node, b)
     x, y = (_masked(b, i, width) for i in node.inputs)
     rr = _correlate(b, _deal(b, op, [x.r, y.r], attrs, f"{node.out}.rr"))
     left = _online(b, op, [x.hat, _unmasked(b, y)], attrs, f"{node.out}.x^y")
     right = _online(b, op, [x.r_share, y.hat], attrs, f"{node.out}.ry^")
     difference = _online(b, "sub", [left, right], NO_ATTRS, f"{node.out}.x^y-ry^")
     return Share(_online(b, "add", [difference, rr], name=node.out))
+
+
+def _wide_product(node: Node, b: ProgramBuilder) -> Share:
+    """x·y in a ring wider than those of x^ and y^. See runtime/gates.py.
+
+    With r and s as integers, m = msb r and n = msb s: x = a - r + c·m and y = b - s + d·n for
+    public a, b, c, d, so all products with shares of r·s, r·n, m·s and m·n are local.
+    """
+    width = _ring(node)
+    names = dict.fromkeys(node.inputs)
+    wires = [_masked(b, i, b.fix_type(i).bits + 1) for i in names]
+    parts = [
+        [_deal(b, op, [x.r], {"width": width}, f"{x.name}.{name}") for x in wires]
+        for op, name in (("widen", "r_int"), ("msb", "m"))
+    ]
+    single = [_correlate(b, part) for x in zip(*parts, strict=True) for part in x]
+    pairs = [(0, 0), (1, 0)] if len(wires) == 1 else [(0, 0), (0, 1), (1, 0), (1, 1)]
+    products = [
+        _correlate(b, _deal(b, "mul", [parts[i][0], parts[j][-1]], NO_ATTRS, f"{node.out}.{i}{j}"))
+        for i, j in pairs
+    ]
+    op = "square" if len(wires) == 1 else "multiply"
+    inputs = [*(x.hat for x in wires), *single, *products]
+    return Share(_online(b, op, inputs, {"width": width}, node.out))
+
+
+def _width(b: ProgramBuilder, name: str) -> int:
+    """Return the ring width of a wire."""
+    wire = b.wires[name]
+    assert isinstance(wire, Masked)
+    return b.ring_type("online", wire.hat).width
 
 
 # -- gates ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
 from srcompile.passes.lower import ProgramBuilder
-from srcompile.passes.plan_rings import PRODUCTS
+from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
 
 
@@ -45,8 +45,11 @@ def _operand(b: ProgramBuilder, name: str, width: int) -> str:
         return b.emit("online", "plain_weight", [const]) if b.is_secret(name) else const
     value = b.wires[name]
     assert isinstance(value, str)
-    if b.ring_type("online", value).width == width:
+    known = b.ring_type("online", value).width
+    if known == width:
         return value
+    if known < width:  # an operand of an elementwise product
+        return b.emit("online", "plain_extend", [value], {"width": width})
     return b.emit("online", "reduce", [value], {"width": width})
 
 
@@ -61,8 +64,8 @@ def _local(node: Node, b: ProgramBuilder) -> str:
     return _emit(b, node.op, inputs, attrs, node)
 
 
-def _alias(node: Node, b: ProgramBuilder) -> str:
-    return _operand(b, node.inputs[0], _ring(node))
+def _open(node: Node, b: ProgramBuilder) -> str:
+    return _shift(node, b) if node.attrs["by"] else _operand(b, node.inputs[0], _ring(node))
 
 
 # -- gates ----------------------------------------------------------------------------------------
@@ -114,7 +117,7 @@ def _route(node: Node, b: ProgramBuilder) -> str:
 
 _RULES: Mapping[str, Callable[[Node, ProgramBuilder], str]] = {
     **dict.fromkeys(PRODUCTS, _local),
-    "open": _alias,
+    "open": _open,
     "shift": _shift,
     "relu": _sign,
     "nonneg": _sign,

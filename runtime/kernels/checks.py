@@ -153,12 +153,18 @@ def check_ring(w: int, x: Ring) -> None:
         raise ValueError(f"An array of Z_{w} must be an array of {dtype}, but is {found}.")
 
 
-def check_add_pack(x: Ring, m: Ring, w: int, total: Ring, buf: NDArray[np.uint8]) -> None:
+def check_add_pack(
+    x: Ring, m: Ring, w: int, total: Ring, buf: NDArray[np.uint8], by: int, plus: int
+) -> None:
     """Check the arguments of `Kernels.add_pack`."""
     check_ring(w, x)
+    if not 0 <= by < w:
+        raise ValueError(f"A shift of {w} bits goes by 0 to {w - 1}, not by {by}.")
+    if not 0 <= plus < 1 << w:
+        raise ValueError(f"A public summand in Z_{w} must be in 0..2^{w} - 1, but is {plus}.")
     check_array("The summand", m, x.dtype, x.shape)
-    check_array("The sum", total, x.dtype, x.shape)
-    check_array("A packed buffer", buf, _BYTE, (packed_bytes(x.size, w),))
+    check_array("The sum", total, ring_dtype(w - by), x.shape)
+    check_array("A packed buffer", buf, _BYTE, (packed_bytes(x.size, w - by),))
     _check_writable("The sum", total)
     _check_writable("A packed buffer", buf)
 
@@ -171,14 +177,12 @@ def check_unpack(buf: NDArray[np.uint8], n: int, w: int) -> None:
     check_array("A packed buffer", buf, _BYTE, (packed_bytes(n, w),))
 
 
-def check_unpack_add(buf: NDArray[np.uint8], y: Ring, w: int, by: int, out: Ring | None) -> None:
+def check_unpack_add(buf: NDArray[np.uint8], y: Ring, w: int, out: Ring | None) -> None:
     """Check the arguments of `Kernels.unpack_add`."""
     check_ring(w, y)
     check_array("A packed buffer", buf, _BYTE, (packed_bytes(y.size, w),))
-    if not 0 <= by < w:
-        raise ValueError(f"A shift of {w} bits goes by 0 to {w - 1}, not by {by}.")
     if out is not None:
-        check_array("The result", out, ring_dtype(w - by), y.shape)
+        check_array("The result", out, y.dtype, y.shape)
         _check_writable("The result", out)
 
 

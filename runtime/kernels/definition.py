@@ -82,11 +82,13 @@ class NumpyKernels:
         parts = [_pack_chunk(flat[at : at + _CHUNK], w) for at in range(0, flat.size, _CHUNK)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
 
-    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
-        """Write a sum and its bit string; see `Kernels.add_pack`."""
-        checks.check_add_pack(x, m, w, total, buf)
-        np.add(x, m, out=total)
-        buf[...] = self.pack(total, w)
+    def add_pack(
+        self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes, by: int = 0, plus: int = 0
+    ) -> None:
+        """Write a shifted sum and its bit string; see `Kernels.add_pack`."""
+        checks.check_add_pack(x, m, w, total, buf, by, plus)
+        total[...] = _reduce(x + m + x.dtype.type(plus), w) >> x.dtype.type(by)
+        buf[...] = self.pack(total, w - by)
 
     def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
         """Return the elements of a bit string; see `Kernels.unpack`."""
@@ -97,11 +99,10 @@ class NumpyKernels:
             part[:] = _unpack_chunk(buf[at * w // 8 :], len(part), w)
         return out
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, out: Ring | None = None) -> Ring:
         """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
-        checks.check_unpack_add(buf, y, w, by, out)
-        total = _reduce(self.unpack(buf, y.size, w).reshape(y.shape) + y, w)
-        result = (total >> total.dtype.type(by)).astype(ring_dtype(w - by), copy=False)
+        checks.check_unpack_add(buf, y, w, out)
+        result = _reduce(self.unpack(buf, y.size, w).reshape(y.shape) + y, w)
         if out is None:
             return np.asarray(result)
         out[...] = result

@@ -95,10 +95,13 @@ class Kernels(Protocol):
         """Return x mod 2^w, read in C order, as a bit string, w bits an element."""
         ...
 
-    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
-        """Write x + m, lazy, into `total` and pack(x + m, w) into `buf`, in one pass.
+    def add_pack(
+        self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes, by: int = 0, plus: int = 0
+    ) -> None:
+        """Write (x + m + plus mod 2^w) >> by into `total`, and pack(total, w - by) into `buf`.
 
-        x, m and `total` have one shape; `total` is contiguous and `buf` has ceil(n·w/8) bytes.
+        In one pass. x, m and `total` have one shape; `total` is contiguous, of the dtype of
+        Z_(w-by), and `buf` has ceil(n·(w-by)/8) bytes.
         """
         ...
 
@@ -106,11 +109,11 @@ class Kernels(Protocol):
         """Return the n canonical elements of Z_w in a bit string of exactly ceil(n·w/8) bytes."""
         ...
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
-        """Return (unpack(buf, n, w) + y mod 2^w) >> by, canonical in Z_(w-by), in the shape of y.
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, out: Ring | None = None) -> Ring:
+        """Return unpack(buf, n, w) + y mod 2^w, canonical, in the shape of y.
 
-        In one pass, into `out` if it is given: contiguous, of y's shape and of the dtype of
-        Z_(w-by); it may start where y starts, and replaces it then.
+        In one pass, into `out` if it is given: contiguous, of y's shape and dtype; it may be y
+        itself, and replaces it then.
         """
         ...
 

@@ -116,27 +116,29 @@ class NativeKernels:
         """Return a bit string; see `Kernels.pack`."""
         checks.check_ring(w, x)
         out = np.empty(packed_bytes(x.size, w), dtype=np.uint8)
-        self._path.pack(_dense(x), None, w, out, None)
+        self._path.pack(_dense(x), w, out)
         return out
 
-    def add_pack(self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes) -> None:
-        """Write a sum and its bit string; see `Kernels.add_pack`."""
-        checks.check_add_pack(x, m, w, total, buf)
-        self._path.pack(_dense(x), _dense(m), w, buf, total)
+    def add_pack(
+        self, x: Ring, m: Ring, w: int, total: Ring, buf: Bytes, by: int = 0, plus: int = 0
+    ) -> None:
+        """Write a shifted sum and its bit string; see `Kernels.add_pack`."""
+        checks.check_add_pack(x, m, w, total, buf, by, plus)
+        self._path.add_pack(_dense(x), _dense(m), plus, w, by, buf, total)
 
     def unpack(self, buf: Bytes, n: int, w: int) -> Ring:
         """Return the elements of a bit string; see `Kernels.unpack`."""
         checks.check_unpack(buf, n, w)
         out = np.empty(n, dtype=ring_dtype(w))
-        self._path.unpack(_dense(buf), None, w, 0, out)
+        self._path.unpack(_dense(buf), None, w, out)
         return out
 
-    def unpack_add(self, buf: Bytes, y: Ring, w: int, by: int = 0, out: Ring | None = None) -> Ring:
+    def unpack_add(self, buf: Bytes, y: Ring, w: int, out: Ring | None = None) -> Ring:
         """Return the canonical sum of a bit string and y; see `Kernels.unpack_add`."""
-        checks.check_unpack_add(buf, y, w, by, out)
+        checks.check_unpack_add(buf, y, w, out)
         if out is None:
-            out = np.empty(y.shape, dtype=ring_dtype(w - by))
-        self._path.unpack(_dense(buf), _dense(y), w, by, out)
+            out = np.empty(y.shape, dtype=ring_dtype(w))
+        self._path.unpack(_dense(buf), _dense(y), w, out)
         return out
 
     def dpf_keys(

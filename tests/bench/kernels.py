@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from srcompile.runtime.kernels import Kernels, PackedMatrix, load, ring_dtype
+from srcompile.runtime.kernels.layout import packed_bytes
 
 Run = Callable[[Kernels], object]
 
@@ -104,10 +105,13 @@ def cases() -> Iterator[Case]:
         total, message = np.empty_like(x), np.empty_like(buf)
         adding = methodcaller("add_pack", x, x, w, total, message)
         yield Case("add_pack", f"2^20 x {w}", nbytes, adding)
+        by = w // 2
+        high = np.empty(1 << 20, ring_dtype(w - by))
+        short = np.empty(packed_bytes(1 << 20, w - by), np.uint8)
+        shifting = methodcaller("add_pack", x, x, w, high, short, by, 1)
+        yield Case("add_pack >>", f"2^20 x {w}", nbytes, shifting)
         yield Case("unpack", f"2^20 x {w}", nbytes, methodcaller("unpack", buf, 1 << 20, w))
-        shifting = methodcaller("unpack_add", buf, x, w, w // 2)
         yield Case("unpack_add", f"2^20 x {w}", nbytes, methodcaller("unpack_add", buf, x, w))
-        yield Case("unpack_add >>", f"2^20 x {w}", nbytes, shifting)
     for n, k, w, count in (
         (6, 2, 32, 20000),
         (8, 1, 16, 20000),

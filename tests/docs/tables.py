@@ -62,6 +62,8 @@ OPERANDS: Mapping[str, str] = {
     "relu": "masked, key, shares of m, m·r and r",
     "nonneg": "masked, key, share of m",
     "extend": "masked, shares of r and m",
+    "square": "masked, shares of r, m, r^2 and m·r",
+    "multiply": "two masked, shares of r, m, s, n, r·s, r·n, m·s and m·n",
     **dict.fromkeys(_WEIGHTS.split(), "a weight"),
     "input": "mask",
     "open": "share, mask",
@@ -76,6 +78,7 @@ SENT: Mapping[str, str] = {
     "_keys_sent": "dealer to both: a key for each element",
     "_input_sent": "each party to client, offline, and client to each party: w bits an element",
     "_exchanged": "each way: w bits an element",
+    "_opened": "each way: w - by bits an element",
 }
 
 

@@ -17,11 +17,13 @@ from .draw import lazy, reduce
 from .implementations import AVAILABLE, DEFINITION
 
 
-def added(kernels: Kernels, x: Ring, m: Ring, w: int, offset: int = 0) -> tuple[Ring, Bytes]:
-    """Return x + m and its bit string, which add_pack writes at an offset and nowhere else."""
-    total, size = np.empty(x.shape, x.dtype), packed_bytes(x.size, w)
+def added(
+    kernels: Kernels, x: Ring, m: Ring, w: int, by: int = 0, plus: int = 0, offset: int = 0
+) -> tuple[Ring, Bytes]:
+    """Return a sum and its bit string, which add_pack writes at an offset and nowhere else."""
+    total, size = np.empty(x.shape, ring_dtype(w - by)), packed_bytes(x.size, w - by)
     message = np.full(offset + size + 9, 0xA5, np.uint8)
-    kernels.add_pack(x, m, w, total, message[offset : offset + size])
+    kernels.add_pack(x, m, w, total, message[offset : offset + size], by, plus)
     assert np.all(message[:offset] == 0xA5)
     assert np.all(message[offset + size :] == 0xA5)
     return total, message[offset : offset + size]
@@ -41,12 +43,12 @@ def test_every_width_packs_and_unpacks(kernels: Kernels, w: int) -> None:
         value = sum(int(e) % (1 << w) << (i * w) for i, e in enumerate(x))
         assert buf.tobytes() == value.to_bytes((n * w + 7) // 8, "little")
         assert np.array_equal(kernels.unpack(buf, n, w), reduce(x, w))
-        total, sum_buf = added(kernels, x, y, w)
-        assert np.array_equal(reduce(total, w), reduce(x + y, w))
-        assert np.array_equal(sum_buf, kernels.pack(x + y, w))
         assert np.array_equal(kernels.unpack_add(buf, y, w), reduce(x + y, w))
         for by in {0, 1, w // 2, max(0, w - 32), w - 1} & set(range(w)):
-            assert np.array_equal(kernels.unpack_add(buf, y, w, by), shifted(x + y, w, by))
+            plus = (1 << by) >> 1
+            total, sum_buf = added(kernels, x, y, w, by, plus)
+            assert np.array_equal(total, shifted(x + y + x.dtype.type(plus), w, by))
+            assert np.array_equal(sum_buf, kernels.pack(total, w - by))
 
 
 @settings(max_examples=40, deadline=None)
@@ -66,34 +68,32 @@ def test_native_packing_equals_the_definition(w: int, n: int, step: int, seed: i
 @settings(max_examples=60, deadline=None)
 @given(
     w=st.integers(1, 64),
-    n=st.integers(0, 300),
+    n=st.one_of(st.integers(0, 300), st.integers(2040, 2060)),
     by=st.integers(0, 63),
+    plus=st.integers(0, 2**64 - 1),
     offset=st.integers(0, 17),
     extreme=st.sampled_from(["uniform", "zeros", "ones", "wrap"]),
     seed=st.integers(0, 2**32),
 )
 def test_both_ends_of_an_opening_equal_the_definition(
-    w: int, n: int, by: int, offset: int, extreme: str, seed: int
+    w: int, n: int, by: int, plus: int, offset: int, extreme: str, seed: int
 ) -> None:
-    rng, by = np.random.default_rng(seed), by % w
-    x, m, theirs = (lazy(rng, (n,), w) for _ in range(3))
+    rng, by, plus = np.random.default_rng(seed), by % w, plus % (1 << w)
+    x, m, theirs = lazy(rng, (n,), w), lazy(rng, (n,), w), lazy(rng, (n,), w - by)
     if extreme != "uniform":
         x[...] = 0 if extreme == "zeros" else x.dtype.type(~x.dtype.type(0))
         m[...] = x.dtype.type(extreme == "wrap")
         theirs[...] = x
-    message = np.concatenate([np.zeros(offset, np.uint8), DEFINITION.pack(theirs, w)])
-    want, want_buf = added(DEFINITION, x, m, w)
-    wire = shifted(want + theirs, w, by)
+    message = np.concatenate([np.zeros(offset, np.uint8), DEFINITION.pack(theirs, w - by)])
+    want, want_buf = added(DEFINITION, x, m, w, by, plus)
+    wire = reduce(want + theirs, w - by)
     for name, kernels in AVAILABLE.items():
-        own, buf = added(kernels, x, m, w, offset)
+        own, buf = added(kernels, x, m, w, by, plus, offset)
         assert np.array_equal(own, want), name
         assert np.array_equal(buf, want_buf), name
-        result = kernels.unpack_add(message[offset:], own, w, by)
-        assert result.dtype == wire.dtype, name
-        assert np.array_equal(result, wire), name
-        in_place = own.view(wire.dtype)[:n]
-        assert kernels.unpack_add(message[offset:], own, w, by, in_place) is in_place, name
-        assert np.array_equal(in_place, wire), name
+        assert np.array_equal(kernels.unpack_add(message[offset:], own, w - by), wire), name
+        assert kernels.unpack_add(message[offset:], own, w - by, own) is own, name
+        assert np.array_equal(own, wire), name
 
 
 @pytest.mark.parametrize("w", [7, 32, 33, 64])
@@ -103,7 +103,7 @@ def test_a_share_may_be_a_view_of_any_strides(kernels: Kernels, w: int) -> None:
     for x in (whole.transpose(2, 0, 1), whole[::2, ::-1, 1:], np.broadcast_to(whole[0], (3, 6, 7))):
         m = lazy(rng, x.shape, w)
         total, buf = added(kernels, x, m, w)
-        assert np.array_equal(total, x + m)
+        assert np.array_equal(total, reduce(x + m, w))
         assert np.array_equal(buf, kernels.pack((x + m).reshape(-1), w))
         assert np.array_equal(kernels.pack(x, w), kernels.pack(x.reshape(-1), w))
         assert np.array_equal(kernels.unpack_add(buf, x, w), reduce(x + x + m, w))
@@ -149,8 +149,11 @@ def test_an_opening_of_the_wrong_size_or_kind_is_refused(kernels: Kernels) -> No
     for m, total, out in cases:
         with pytest.raises(ValueError, match=r"must"):
             kernels.add_pack(x, m, 8, total, out)
-    for by, result in [(-1, None), (8, None), (0, wide), (0, np.zeros(2, np.uint32)), (0, gaps)]:
+    for by, plus in [(-1, 0), (8, 0), (0, -1), (0, 256), (4, 0)]:
         with pytest.raises(ValueError, match=r"must|shift"):
-            kernels.unpack_add(buf, x, 8, by, result)
+            kernels.add_pack(x, x, 8, x.copy(), buf, by, plus)
+    for result in [wide, np.zeros(2, np.uint32), gaps]:
+        with pytest.raises(ValueError, match=r"must"):
+            kernels.unpack_add(buf, x, 8, result)
     with pytest.raises(ValueError, match="uint32"):
-        kernels.unpack_add(np.zeros(15, np.uint8), wide, 40, 8, wide)
+        kernels.add_pack(wide, wide, 40, wide.copy(), np.zeros(12, np.uint8), 8)

@@ -16,7 +16,7 @@ import pytest
 from srcompile.ir.graph import Array, Module, Node
 from srcompile.ir.parser import parse_module
 from srcompile.ir.printer import print_module
-from srcompile.ir.types import FixType, FloatType
+from srcompile.ir.types import FloatType
 from srcompile.ops import registry, torch_names
 from srcompile.ops.interpreter import evaluate
 from srcompile.ops.verifier import verify
@@ -30,7 +30,7 @@ from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession, Result
 from srcompile.runtime.plain import PlainRunner
 from srcompile.runtime.program import dumps, loads
-from tests.support.builds import BUILDS, CASES, NETWORKS_BY_NAME, Build, compiled, session
+from tests.support.builds import BUILDS, CASES, NETWORKS_BY_NAME, Build, compiled, rounding, session
 
 SEED = 20240611
 TRIES = 2
@@ -180,23 +180,6 @@ def test_the_2pc_result_is_near_the_reference(build: Build) -> None:
             error = float(np.abs(result.outputs[name] - want[name]).max())
             assert result.outputs[name].shape == want[name].shape
             assert error <= bound(want[name]), f"seed {SEED}: {error}"
-
-
-def rounding(fixed: Module) -> float:
-    """Return how far two runs of a fixed-level module may be apart, in units of its values.
-
-    A shift is off by less than one in its last place, and a line of a table is read in a cell or
-    the one before, each within the table's error. Behind either stand few factors below 8.
-    """
-    error = 0.0
-    for node in fixed.main.nodes():
-        if not isinstance(node.type, FixType):
-            continue
-        if node.op in ("shift", "extend"):
-            error = max(error, 8 * 2.0**-node.type.frac)
-        if node.op == "table" and node.attrs["low_bits"]:
-            error = max(error, 8 * 2.0 ** (node.type.bits - 1 - node.type.frac - 12))
-    return error
 
 
 @each_program

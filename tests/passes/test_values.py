@@ -19,7 +19,8 @@ from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.plan_rings import plan_rings
-from tests.support.builds import BUILDS, Build, compiled
+from srcompile.passes.quantise import quantise
+from tests.support.builds import BUILDS, PRECISE, Build, compiled
 
 OPS = registry()
 LAYERS = ("relu", "neg", "transpose", "scale", "offset", "add", "sub", "mul", "matmul")
@@ -139,7 +140,7 @@ def test_formats_hold_what_was_calibrated(build: Build) -> None:
 def test_planning_rings_keeps_values_and_the_widths_asked_for(build: Build, max_width: int) -> None:
     # given a fixed-level module without openings
     before = compiled(build).fixed
-    bare = _without_openings(before)
+    bare = quantise(compiled(build).expanded, OPS, PRECISE)
     # when rings are planned anew
     after = plan_rings(bare, OPS, max_width)
     verify(after, OPS)
@@ -176,23 +177,11 @@ def masked_needed(module: Module) -> None:
         )
         ring[node.out] = int(str(node.attrs["ring"]))
         own = ring[node.out]
-        if node.op == "shift":
+        if node.op in ("shift", "open"):
             assert ring[values[0]] >= own + int(str(node.attrs["by"]))
-        if linear or product or node.op == "open":
+        if node.op == "mul" and not (secret or public):
+            operands = [types[v] for v in values]
+            widths = [t.bits + 1 for t in operands if isinstance(t, FixType)]
+            assert all(ring[v] >= w for v, w in zip(values, widths, strict=True)), node
+        elif linear or product:
             assert all(ring[v] >= own for v in values), node
-
-
-def _without_openings(module: Module) -> Module:
-    renamed: dict[str, str] = {}
-    segments = []
-    for segment in module.main.segments:
-        nodes = []
-        for node in segment.nodes:
-            inputs = tuple(renamed.get(i, i) for i in node.inputs)
-            if node.op in ("open", "extend"):
-                renamed[node.out] = inputs[0]
-                continue
-            attrs = {k: v for k, v in node.attrs.items() if k != "ring"}
-            nodes.append(replace(node, inputs=inputs, attrs=attrs))
-        segments.append(replace(segment, nodes=tuple(nodes)))
-    return module.with_main(tuple(segments))

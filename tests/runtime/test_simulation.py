@@ -36,7 +36,7 @@ from srcompile.runtime.local import Result
 from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK
 from srcompile.runtime.ring import canonical
-from tests.support.builds import BUILDS, Build, Inputs, compiled, seeded_sources, session
+from tests.support.builds import BUILDS, Build, Inputs, compiled, rounding, seeded_sources, session
 from tests.support.simulation import IdealKeys, RecordedSession, Tape, View
 
 SEED = 4711
@@ -127,7 +127,8 @@ class Simulation:
         }
         position = 0
         for i in instructions:
-            type_ = types[i.inputs[0]]
+            type_, dropped = types[i.inputs[0]], _dropped(i)
+            type_ = replace(type_, width=type_.width - dropped)
             size = type_.packed_bytes
             parts = [data[position : position + size] for data in (old, new)]
             position += size
@@ -136,6 +137,7 @@ class Simulation:
                 slot, segment, mask_type = masks[i.inputs[-1]]
                 assert mask_type is not None
                 by = self.unpacked(parts[0], type_) - self.unpacked(parts[1], type_)
+                by = by.astype(np.uint64) << np.uint64(dropped)
                 self.hidden.move(run.blocks[segment], slot, mask_type, by)
 
     # -- what is where in the program
@@ -168,6 +170,13 @@ def _slot(i: Instruction) -> int:
     slot = i.attrs["slot"]
     assert isinstance(slot, int)
     return slot
+
+
+def _dropped(i: Instruction) -> int:
+    """Return how many low bits of its operand an instruction does not send."""
+    by = i.attrs.get("by", 0)
+    assert isinstance(by, int)
+    return by
 
 
 def two_inputs(build: Build) -> tuple[Inputs, Inputs]:
@@ -292,8 +301,9 @@ def test_real_keys_give_what_ideal_keys_give(name: str, fast_kernels: Kernels) -
     for kernels in (fast_kernels, IdealKeys(0), IdealKeys(1)):
         session = RecordedSession(program, kernels, sources=seeded_sources(SEED))
         outputs.append([session.infer(x).outputs["y"] for x in BUILDS[name].samples[:3]])
-    np.testing.assert_array_equal(outputs[0], outputs[1])
-    np.testing.assert_array_equal(outputs[0], outputs[2])
+    # they round with other coins: what an opening drops depends on the shares that a key gives
+    for ideal in outputs[1:]:
+        np.testing.assert_allclose(outputs[0], ideal, atol=rounding(compiled(BUILDS[name]).fixed))
 
 
 def roots(rng: np.random.Generator, count: int) -> tuple[Bytes, Bytes]:
@@ -359,6 +369,7 @@ def test_messages_and_opened_wires_are_uniform_for_a_fixed_input(
             position = 0
             for i in (i for i in openings if i.attrs["round"] == number):
                 type_ = types[i.inputs[0]]
+                type_ = replace(type_, width=type_.width - _dropped(i))
                 size = packed_bytes(type_.size, type_.width)
                 shares = [
                     fast_kernels.unpack(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from srcompile.errors import Loc
 from srcompile.ir.graph import Attr, Module
+from srcompile.ir.types import FixType
 from srcompile.ops import registry
 from srcompile.ops.base import Case, Op
 from srcompile.ops.builder import GraphBuilder
@@ -52,6 +53,23 @@ def _compiled(name: str, target: str, max_width: int | None) -> Stages:
 def compiled(build: Build, target: str = "2pc", max_width: int | None = None) -> Stages:
     """Return `build` compiled; each combination is compiled once per process."""
     return _compiled(build.name, target, max_width)
+
+
+def rounding(fixed: Module) -> float:
+    """Return how far two runs of a fixed-level module may be apart, in units of its values.
+
+    A shift is off by less than one and a half in its last place, and a line of a table is read in a
+    cell or the one before, each within the table's error. Behind either stand few factors below 8.
+    """
+    error = 0.0
+    for node in fixed.main.nodes():
+        if not isinstance(node.type, FixType):
+            continue
+        if node.op in ("shift", "extend") or (node.attrs.get("by") and node.op == "open"):
+            error = max(error, 8 * 2.0**-node.type.frac)
+        if node.op == "table" and node.attrs["low_bits"]:
+            error = max(error, 8 * 2.0 ** (node.type.bits - 1 - node.type.frac - 12))
+    return error
 
 
 def seeded_sources(seed: int) -> tuple[Randomness, Randomness]:

@@ -86,19 +86,21 @@ struct PathKernels {
                           uint64_t *c);
     void (*conv32)(const ConvShape &, const uint32_t *x, const uint32_t *w, uint32_t *y);
     void (*conv64)(const ConvShape &, const uint64_t *x, const uint64_t *w, uint64_t *y);
-    // Pack x, or x + add, which is kept in total: add and total have count elements, or are null.
-    void (*pack32)(const uint32_t *x, const uint32_t *add, size_t count, int w, uint8_t *out,
-                   uint32_t *total);
-    void (*pack64)(const uint64_t *x, const uint64_t *add, size_t count, int w, uint8_t *out,
-                   uint64_t *total);
-    // Unpack x, or (x + add mod 2^w) >> by; add has count elements, or is null and by is 0. The
-    // result may lie where add does; it has 32 bits in unpack64_to_32, for w - by up to 32.
-    void (*unpack32)(const uint8_t *buf, const uint32_t *add, size_t count, int w, int by,
-                     uint32_t *out);
-    void (*unpack64)(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
-                     uint64_t *out);
-    void (*unpack64_to_32)(const uint8_t *buf, const uint64_t *add, size_t count, int w, int by,
-                           uint32_t *out);
+    // Elements as a bit string of w bits each.
+    void (*pack32)(const uint32_t *x, size_t count, int w, uint8_t *out);
+    void (*pack64)(const uint64_t *x, size_t count, int w, uint8_t *out);
+    // total = (x + m + plus mod 2^w) >> by, and its bit string of w - by bits an element; total has
+    // 32 bits in add_pack64_to_32, for w - by up to 32.
+    void (*add_pack32)(const uint32_t *x, const uint32_t *m, size_t count, uint32_t plus, int w,
+                       int by, uint8_t *out, uint32_t *total);
+    void (*add_pack64)(const uint64_t *x, const uint64_t *m, size_t count, uint64_t plus, int w,
+                       int by, uint8_t *out, uint64_t *total);
+    void (*add_pack64_to_32)(const uint64_t *x, const uint64_t *m, size_t count, uint64_t plus,
+                             int w, int by, uint8_t *out, uint32_t *total);
+    // Unpack x, or x + add mod 2^w; add has count elements, or is null. The result may lie where
+    // add does.
+    void (*unpack32)(const uint8_t *buf, const uint32_t *add, size_t count, int w, uint32_t *out);
+    void (*unpack64)(const uint8_t *buf, const uint64_t *add, size_t count, int w, uint64_t *out);
     void (*dpf_keys)(const DpfShape &, size_t count, const uint64_t *alpha, const void *beta,
                      const uint8_t *seeds0, const uint8_t *seeds1, uint8_t *keys);
     void (*dpf_table)(const TableGates &);

@@ -142,26 +142,30 @@ class Path {
     }
 
     template <class T>
-    void pack(In<T> x, std::optional<In<T>> add, int w, Out<uint8_t> out,
-              std::optional<Out<T>> total) const {
+    void pack(In<T> x, int w, Out<uint8_t> out) const {
         check_packed(x.size(), w, out.size(), sizeof(T));
-        require(add.has_value() == total.has_value());
-        require(!add || (add->size() == x.size() && total->size() == x.size()));
-        const T *other = add ? add->data() : nullptr;
-        T *sum = total ? total->data() : nullptr;
         nb::gil_scoped_release release;
-        pack(x.data(), other, x.size(), w, out.data(), sum);
+        pack(x.data(), x.size(), w, out.data());
     }
 
     template <class T, class Result>
-    void unpack(In<uint8_t> buf, std::optional<In<T>> add, int w, int by, Out<Result> out) const {
+    void add_pack(In<T> x, In<T> m, uint64_t plus, int w, int by, Out<uint8_t> out,
+                  Out<Result> total) const {
+        require(sizeof(T) == 4 ? 1 <= w && w <= 32 : 33 <= w && w <= 64);
+        require(0 <= by && by < w && m.size() == x.size() && total.size() == x.size());
+        check_packed(x.size(), w - by, out.size(), sizeof(Result));
+        nb::gil_scoped_release release;
+        add_pack(x.data(), m.data(), x.size(), static_cast<T>(plus), w, by, out.data(),
+                 total.data());
+    }
+
+    template <class T>
+    void unpack(In<uint8_t> buf, std::optional<In<T>> add, int w, Out<T> out) const {
         check_packed(out.size(), w, buf.size(), sizeof(T));
         require(!add || add->size() == out.size());
-        require(0 <= by && by < w && (add || by == 0));
-        require(w - by <= 32 ? sizeof(Result) == 4 : sizeof(Result) == 8);
         const T *other = add ? add->data() : nullptr;
         nb::gil_scoped_release release;
-        unpack(buf.data(), other, out.size(), w, by, out.data());
+        unpack(buf.data(), other, out.size(), w, out.data());
     }
 
     template <class T>
@@ -333,25 +337,25 @@ class Path {
     void conv(const ConvShape &s, const uint64_t *x, const uint64_t *w, uint64_t *y) const {
         k_->conv64(s, x, w, y);
     }
-    void pack(const uint32_t *x, const uint32_t *add, size_t n, int w, uint8_t *out,
-              uint32_t *total) const {
-        k_->pack32(x, add, n, w, out, total);
+    void pack(const uint32_t *x, size_t n, int w, uint8_t *out) const { k_->pack32(x, n, w, out); }
+    void pack(const uint64_t *x, size_t n, int w, uint8_t *out) const { k_->pack64(x, n, w, out); }
+    void add_pack(const uint32_t *x, const uint32_t *m, size_t n, uint32_t plus, int w, int by,
+                  uint8_t *out, uint32_t *total) const {
+        k_->add_pack32(x, m, n, plus, w, by, out, total);
     }
-    void pack(const uint64_t *x, const uint64_t *add, size_t n, int w, uint8_t *out,
-              uint64_t *total) const {
-        k_->pack64(x, add, n, w, out, total);
+    void add_pack(const uint64_t *x, const uint64_t *m, size_t n, uint64_t plus, int w, int by,
+                  uint8_t *out, uint64_t *total) const {
+        k_->add_pack64(x, m, n, plus, w, by, out, total);
     }
-    void unpack(const uint8_t *buf, const uint32_t *add, size_t n, int w, int by,
-                uint32_t *out) const {
-        k_->unpack32(buf, add, n, w, by, out);
+    void add_pack(const uint64_t *x, const uint64_t *m, size_t n, uint64_t plus, int w, int by,
+                  uint8_t *out, uint32_t *total) const {
+        k_->add_pack64_to_32(x, m, n, plus, w, by, out, total);
     }
-    void unpack(const uint8_t *buf, const uint64_t *add, size_t n, int w, int by,
-                uint64_t *out) const {
-        k_->unpack64(buf, add, n, w, by, out);
+    void unpack(const uint8_t *buf, const uint32_t *add, size_t n, int w, uint32_t *out) const {
+        k_->unpack32(buf, add, n, w, out);
     }
-    void unpack(const uint8_t *buf, const uint64_t *add, size_t n, int w, int by,
-                uint32_t *out) const {
-        k_->unpack64_to_32(buf, add, n, w, by, out);
+    void unpack(const uint8_t *buf, const uint64_t *add, size_t n, int w, uint64_t *out) const {
+        k_->unpack64(buf, add, n, w, out);
     }
 
     static void check_packed(size_t count, int w, size_t bytes, size_t element) {
@@ -380,11 +384,12 @@ class Path {
 };
 
 template <class T, class Result>
-void bind_unpack(nb::class_<Path> &path) {
-    path.def("unpack",
-             nb::overload_cast<In<uint8_t>, std::optional<In<T>>, int, int, Out<Result>>(
-                 &Path::unpack<T, Result>, nb::const_),
-             "buf"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "by"_a, "out"_a.noconvert());
+void bind_add_pack(nb::class_<Path> &path) {
+    path.def("add_pack",
+             nb::overload_cast<In<T>, In<T>, uint64_t, int, int, Out<uint8_t>, Out<Result>>(
+                 &Path::add_pack<T, Result>, nb::const_),
+             "x"_a.noconvert(), "m"_a.noconvert(), "plus"_a, "w"_a, "by"_a, "out"_a.noconvert(),
+             "total"_a.noconvert());
 }
 
 template <class X, class T>
@@ -406,12 +411,13 @@ void bind_ring_kernels(nb::class_<Path> &path) {
              "b"_a.noconvert(), "c"_a.noconvert(), "add"_a, "threads"_a);
     path.def("conv2d", &Path::conv2d<T>, "x"_a.noconvert(), "w"_a.noconvert(), "y"_a.noconvert(),
              "geometry"_a, "groups"_a);
-    path.def("pack",
-             nb::overload_cast<In<T>, std::optional<In<T>>, int, Out<uint8_t>,
-                               std::optional<Out<T>>>(&Path::pack<T>, nb::const_),
-             "x"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "out"_a.noconvert(),
-             "total"_a.noconvert().none());
-    bind_unpack<T, T>(path);
+    path.def("pack", nb::overload_cast<In<T>, int, Out<uint8_t>>(&Path::pack<T>, nb::const_),
+             "x"_a.noconvert(), "w"_a, "out"_a.noconvert());
+    bind_add_pack<T, T>(path);
+    path.def("unpack",
+             nb::overload_cast<In<uint8_t>, std::optional<In<T>>, int, Out<T>>(&Path::unpack<T>,
+                                                                               nb::const_),
+             "buf"_a.noconvert(), "add"_a.noconvert().none(), "w"_a, "out"_a.noconvert());
     path.def("dpf_keys", &Path::dpf_keys<T>, "shape"_a, "alpha"_a.noconvert(), "beta"_a.noconvert(),
              "seeds0"_a.noconvert(), "seeds1"_a.noconvert(), "keys"_a.noconvert());
     path.def("dpf_table", &Path::dpf_table<T>, "shape"_a, "party"_a, "index"_a.noconvert(),
@@ -448,7 +454,7 @@ NB_MODULE(_native, m) {
     path.def("prg", &Path::prg, "key"_a, "block"_a, "slot"_a, "out"_a.noconvert());
     bind_ring_kernels<uint32_t>(path);
     bind_ring_kernels<uint64_t>(path);
-    bind_unpack<uint64_t, uint32_t>(path);
+    bind_add_pack<uint64_t, uint32_t>(path);
     bind_relu<uint32_t, uint32_t>(path);
     bind_relu<uint32_t, uint64_t>(path);
     bind_relu<uint64_t, uint32_t>(path);
