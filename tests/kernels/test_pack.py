@@ -152,7 +152,8 @@ def test_an_opening_of_the_wrong_size_or_kind_is_refused(kernels: Kernels) -> No
     for by, plus in [(-1, 0), (8, 0), (0, -1), (0, 256), (4, 0)]:
         with pytest.raises(ValueError, match=r"must|shift"):
             kernels.add_pack(x, x, 8, x.copy(), buf, by, plus)
-    for result in [wide, np.zeros(2, np.uint32), gaps]:
+    results: list[Any] = [wide, np.zeros(2, np.uint32), gaps]
+    for result in results:
         with pytest.raises(ValueError, match=r"must"):
             kernels.unpack_add(buf, x, 8, result)
     with pytest.raises(ValueError, match="uint32"):
