@@ -4,8 +4,8 @@ Notation: x is an integer with f fraction bits around a centre c and stands for 
 x = i * 2^s + d with cell i and 0 <= d < 2^s. A gate reads y = t0[i] + t1[i] * d + t2[i] * d^2;
 under MPC it may take the cell above with d negative, so each curve is fitted to cells i-1 and i.
 
-Entries are zero where nothing is wanted: outside of what is supported, and where the function is
-as good as zero. They are not expanded (`entries_met`), so a table costs what is in it.
+Entries are zero where nothing is wanted: outside of what is supported, unless the function is level
+there, and where it is as good as zero. They are not expanded (`entries_met`), so a table costs what is in it.
 """
 
 from __future__ import annotations
@@ -156,8 +156,15 @@ def _points(w: Wanted, n: int, start: Array) -> TableSpec:
 
 
 def _wanted(u: Array, y: Array, w: Wanted, cell: float) -> Array:
-    """Return which cells, with samples (cells, samples) of u and y, are wanted, as 0 and 1."""
-    supported = (u.max(axis=1) > w.window[0] - cell) & (u.min(axis=1) < w.window[1] + cell)
+    """Return which cells, with samples (cells, samples) of u and y, are wanted, as 0 and 1.
+
+    Beyond an end of the window nothing is, unless the function is level there: then it saturates.
+    """
+    low, high = w.window
+    first, second, third, last = w.function(np.array([low, low + cell, high - cell, high]))
+    below = low - cell if abs(second - first) > w.tolerance else -math.inf
+    above = high + cell if abs(last - third) > w.tolerance else math.inf
+    supported = (u.max(axis=1) > below) & (u.min(axis=1) < above)
     return np.asarray(supported & (np.abs(y).max(axis=1) > w.tolerance * NOTHING), np.float64)
 
 
