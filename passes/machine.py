@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from srcompile.runtime.isa import INSTRUCTIONS, RingType
 from srcompile.runtime.kernels.layout import dpf_layout, relu_fields
-from srcompile.runtime.profiles import Profile, built_in
+from srcompile.runtime.profiles import Profile, built_in, read_profile, this_machines
 from srcompile.runtime.program import Instruction, Program
 
 TABLES_IN_ONE = 16
@@ -53,6 +54,18 @@ class Machine:
         many entries other than zero."""
         read = gates * entries * (1 + (tables - 1) / TABLES_IN_ONE)
         return read * self.table_entry_s * (0.5 if width <= 32 else 1.0)
+
+
+def machines(paths: Sequence[str | Path] = ()) -> tuple[Machine, Machine]:
+    """Return both parties' machines: from one profile, from two, or from this machine's.
+
+    Raises ProfileError if a profile is missing or damaged.
+    """
+    if not paths:
+        machine = Machine(this_machines())
+        return machine, machine
+    found = [Machine(read_profile(Path(path))) for path in paths]
+    return found[0], found[-1]
 
 
 @dataclass(frozen=True)
@@ -277,8 +290,8 @@ def _conv2d(at: At, call: Call) -> float:
     images, outputs, height, width = call.instruction.type.shape
     groups, depth = a["groups"], math.prod(call.types[1].shape[1:])
     name = f"conv2d{' strided' if max(a['stride']) > 1 else ''}.{call.bits}"
-    each = at(name, outputs / groups, depth, height * width)
-    return at("convolution") + images * groups * each
+    count: int = images * groups
+    return at("convolution") + count * at(name, outputs / groups, depth, height * width)
 
 
 def _sign(at: At, call: Call) -> float:

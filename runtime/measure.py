@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -45,24 +46,30 @@ SIDES = (4, 8, 14, 28, 56)
 ENTRIES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 EXPANDED = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 OPEN_WIDTHS = {32: (4, 8, 12, 16, 20, 24, 28, 32), 64: (33, 40, 48, 56, 60, 64)}
-ROUND_BYTES = (4, 4096, 65536, 524288, 4194304)
 
-COLD_BYTES = 1 << 26
-"""What is read in turns to come from memory rather than a cache."""
 HELPER_FLAG = "--beside"
 BURST = 6  # steps between two messages of a transformer
 READ_BYTES = (0, 1 << 17, 1 << 19, 1 << 21, 1 << 23)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Watch:
-    """Times calls: for about `each_s` in all, or not at all if one would take `most_s`."""
+    """Times calls: for about `each_s` in all, or not at all if one would take `most_s`.
+
+    cold_bytes: what is read in turns to come from memory rather than from a cache.
+    inferences: of each program that measures rounds.
+    round_bytes: the messages whose rounds are measured.
+    """
 
     each_s: float = 0.004
     most_s: float = 0.25
+    cold_bytes: int = 1 << 26
+    inferences: int = 15
+    round_bytes: tuple[int, ...] = (4, 4096, 65536, 524288, 4194304)
 
-    def per_call(self, action: Action) -> float:
-        """Return the CPU seconds of one call, the median of a few samples."""
+    def per_call(self, call: Callable[..., object], *operands: Any) -> float:
+        """Return the CPU seconds of a call with these operands, the median of a few samples."""
+        action = partial(call, *operands)
         action()
         once = max(_cpu(action, 1), 1e-7)
         count = max(1, round(self.each_s / 5 / once))
@@ -99,13 +106,14 @@ class Meter:
     pool: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pool = self.kernels.prg(bytes(16), 0, 0, COLD_BYTES)
+        self.pool = self.kernels.prg(bytes(16), 0, 0, self.watch.cold_bytes)
 
     def ring(self, dtype: Any, *shape: int) -> Ring:
         """Return uniform elements."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         repeated = np.resize(self.pool, size) if size > self.pool.size else self.pool[:size]
-        return repeated.view(dtype).reshape(shape).copy()
+        elements: Ring = repeated.view(dtype).reshape(shape).copy()
+        return elements
 
     def cold(self, dtype: Any, *shape: int) -> Turns:
         """Return uniform arrays that lie one behind the other in the pool."""
@@ -130,11 +138,11 @@ def _step(meter: Meter) -> dict[str, Grid]:
     ones: what the interpreter needs is in the caches no more.
     """
     x, out = meter.ring(np.uint64, 64), np.empty(64, np.uint64)
-    work = meter.watch.per_call(lambda: np.add(x, x, out))
+    work = meter.watch.per_call(np.add, x, x, out)
     values: dict[str, Any] = {f"%x{k}": meter.ring(np.uint64, 64) for k in range(BURST)}
     places = [np.empty(64, np.uint64) for _ in range(BURST)]
     plan = [
-        into(np.add, (f"%x{k}", f"%x{k}"), f"%y{k}", lambda place=place: place)
+        into(np.add, (f"%x{k}", f"%x{k}"), f"%y{k}", partial(_same, place))
         for k, place in enumerate(places)
     ]
     run: Any = SimpleNamespace(env=values)
@@ -155,6 +163,10 @@ def _step(meter: Meter) -> dict[str, Grid]:
     return {"step": Grid((tuple(map(float, READ_BYTES)),), tuple(seconds))}
 
 
+def _same(x: Any) -> Any:
+    return x
+
+
 def _elementwise(meter: Meter) -> dict[str, Grid]:
     found: dict[str, list[float]] = {}
     for bits, n in product((32, 64), ELEMENTS):
@@ -165,25 +177,24 @@ def _elementwise(meter: Meter) -> dict[str, Grid]:
         turned = meter.ring(dtype, max(1, n // side), side).T
         dense = np.empty(turned.shape, dtype)
         actions: dict[str, Action] = {
-            f"add.{bits}": lambda x=x, y=y, out=out: np.add(x, y, out),
-            f"scale.{bits}": lambda x=x, out=out, by=by: np.multiply(by, x, out),
-            f"shift.{bits}": lambda x=x, w=bits - 8, by=low: (canonical(x, w) >> by).astype(
-                ring_dtype(w - 7), copy=False
-            ),
-            f"copy.{bits}": lambda x=x, out=out: np.concatenate((x,), 0, out),
-            f"gather.{bits}": lambda a=turned, b=dense: np.copyto(b, a),
+            f"add.{bits}": partial(np.add, x, y, out),
+            f"scale.{bits}": partial(np.multiply, by, x, out),
+            f"shift.{bits}": partial(_shift, x, bits - 8, low, ring_dtype(bits - 15)),
+            f"copy.{bits}": partial(np.concatenate, (x,), 0, out),
+            f"gather.{bits}": partial(np.copyto, dense, turned),
         }
         if bits == 64:
-            actions["narrow"] = lambda x=x: x.astype(np.uint32)
-            share = meter.ring(dtype, n)
-            old = RingType("masked", 30, (n,))
-            half = meter.ring(np.uint32, n)
-            actions["extend"] = lambda x=half, r=x, m=share, old=old: gates.extend(
-                0, old, 48, x, r, m
-            )
+            old, half = RingType("masked", 30, (n,)), meter.ring(np.uint32, n)
+            actions["narrow"] = partial(x.astype, np.uint32)
+            actions["extend"] = partial(gates.extend, 0, old, 48, half, x, y)
         for name, action in actions.items():
             found.setdefault(name, []).append(meter.watch.per_call(action))
     return {name: Grid((ELEMENTS,), tuple(seconds)) for name, seconds in found.items()}
+
+
+def _shift(x: Ring, width: int, by: Any, dtype: Any) -> Ring:
+    shifted: Ring = (canonical(x, width) >> by).astype(dtype, copy=False)
+    return shifted
 
 
 def _sums(meter: Meter) -> dict[str, Grid]:
@@ -194,13 +205,7 @@ def _sums(meter: Meter) -> dict[str, Grid]:
         seconds = []
         for count, length in product(rows, lengths):
             x, out = meter.ring(dtype, count, length), np.empty(count, dtype)
-            seconds.append(
-                meter.watch.per_call(
-                    lambda x=x, out=out, dtype=dtype: np.add.reduce(
-                        x, axis=(1,), dtype=dtype, out=out
-                    )
-                )
-            )
+            seconds.append(meter.watch.per_call(np.add.reduce, x, 1, dtype, out))
         grids[f"sum.{bits}"] = Grid((rows, lengths), tuple(seconds))
     return grids
 
@@ -231,7 +236,7 @@ def _openings(meter: Meter) -> dict[str, Grid]:
 def _products(meter: Meter) -> dict[str, Grid]:
     """Products of values, many at a time where they are small, and products with weights."""
     least = meter.ring(np.uint32, 1, 1)
-    call = meter.watch.per_call(lambda: meter.kernels.matmul(least, least))
+    call = meter.watch.per_call(meter.kernels.matmul, least, least)
     grids = {"product": Grid((), (call,))}
     for bits in (32, 64):
         for name, measure in (("matmul", _matmul), ("weight", _weight)):
@@ -256,7 +261,7 @@ def _matmul(meter: Meter, dtype: Any, call: float) -> dict[Shape, float]:
             continue
         batch = max(1, min(32, 2**17 // work))
         a, b = meter.ring(dtype, batch, m, k), meter.ring(dtype, batch, k, n)
-        taken = meter.watch.per_call(lambda a=a, b=b: meter.kernels.matmul(a, b))
+        taken = meter.watch.per_call(meter.kernels.matmul, a, b)
         seconds[shape] = max(taken - call, 0.0) / batch
         rate = taken / (batch * work)
     return seconds
@@ -279,19 +284,22 @@ def _weight(meter: Meter, dtype: Any, call: float) -> dict[Shape, float]:
                     given = weights.operands[:count]
                     operands = Turns([lay_out(meter.kernels, w, m) for w in given])
                 a = meter.ring(dtype, m, k)
-                taken = meter.watch.per_call(
-                    lambda a=a, turns=operands: meter.kernels.matmul(a, turns.next())
-                )
+                taken = meter.watch.per_call(_by_weight, meter.kernels, a, operands)
                 seconds[m, k, n] = max(taken - call, 0.0)
                 rate = taken / work if work > 4096 else rate
     return seconds
+
+
+def _by_weight(kernels: Kernels, a: Ring, weights: Turns) -> Ring:
+    y: Ring = kernels.matmul(a, weights.next())
+    return y
 
 
 def _convolutions(meter: Meter) -> dict[str, Grid]:
     """Convolutions with 3 x 3 filters, eight images at a time where they are small."""
     x, w = meter.ring(np.uint32, 1, 1, 1, 1), meter.ring(np.uint32, 1, 1, 1, 1)
     one = (1, 1)
-    call = meter.watch.per_call(lambda: meter.kernels.conv2d(x, w, one, (0, 0), one, 1))
+    call = meter.watch.per_call(meter.kernels.conv2d, x, w, one, (0, 0), one, 1)
     grids = {"convolution": Grid((), (call,))}
     depths, pixels = tuple(9 * c for c in CHANNELS), tuple(s * s for s in SIDES)
     for bits, stride in product((32, 64), (1, 2)):
@@ -307,9 +315,7 @@ def _convolutions(meter: Meter) -> dict[str, Grid]:
             image = meter.ring(dtype, batch, channels, stride * side, stride * side)
             filters = meter.ring(dtype, outputs, channels, 3, 3)
             taken = meter.watch.per_call(
-                lambda image=image, filters=filters, stride=stride: meter.kernels.conv2d(
-                    image, filters, (stride, stride), one, one, 1
-                )
+                meter.kernels.conv2d, image, filters, (stride, stride), one, one, 1
             )
             seconds[outputs, channels, side] = max(taken - call, 0.0) / batch
             rate = taken / (batch * work)
@@ -430,11 +436,11 @@ def chain(elements: int, rounds: int, width: int = 32) -> Program:
         dealer.append(Instruction("mask", f"%r{k}", (), slot, RingType("clear", width, shape)))
         prepare.append(Instruction("mask", f"%r{k}", (), slot, mask))
         prepare.append(Instruction("neg", f"%n{k}", (f"%r{k}",), {}, share))
-        op, operands, attrs = "input", (f"%r{k}",), {"name": "x"}
         if k:
-            op, operands = "open", (f"%s{k - 1}", f"%r{k}")
             attrs = {**dict.fromkeys(INSTRUCTIONS["open"].attrs, 0), "round": k - 1}
-        online.append(Instruction(op, f"%x{k}", operands, attrs, wire))
+            online.append(Instruction("open", f"%x{k}", (f"%s{k - 1}", f"%r{k}"), attrs, wire))
+        else:
+            online.append(Instruction("input", "%x0", ("%r0",), {"name": "x"}, wire))
         online.append(Instruction("add_common", f"%s{k}", (f"%n{k}", f"%x{k}"), {}, share))
     online.append(Instruction("output", "", (f"%s{rounds}",), {"name": "y", "round": rounds}, None))
     functions = {"dealer": (tuple(dealer),), "prepare": (tuple(prepare),)}
@@ -449,20 +455,20 @@ def chain(elements: int, rounds: int, width: int = 32) -> Program:
     )
 
 
-def _rounds(meter: Meter, grids: dict[str, Grid], inferences: int) -> dict[str, Grid]:
+def _rounds(watch: Watch, grids: dict[str, Grid]) -> dict[str, Grid]:
     """What a round takes besides its openings, and an inference besides its rounds."""
     fixed, rounds = [], []
     step = grids["step"].at(0)
-    for size in ROUND_BYTES:
+    for size in watch.round_bytes:
         n, count = size // 4, 24 if size < 1 << 19 else 6
-        without = _online_s(chain(n, 0), inferences)
-        taken = (_online_s(chain(n, count), inferences) - without) / count
+        without = _online_s(chain(n, 0), watch.inferences)
+        taken = (_online_s(chain(n, count), watch.inferences) - without) / count
         local = grids["open.32"].at(n, 32) + grids["add.32"].at(n) + 2 * step
         rounds.append(max(taken - local, 1e-6))
         fixed.append(max(without - rounds[0] - grids["add.32"].at(n), 1e-6))
     return {
-        "input": Grid((tuple(size / 4 for size in ROUND_BYTES),), tuple(fixed)),
-        "round": Grid((tuple(map(float, ROUND_BYTES)),), tuple(rounds)),
+        "input": Grid((tuple(size / 4 for size in watch.round_bytes),), tuple(fixed)),
+        "round": Grid((tuple(map(float, watch.round_bytes)),), tuple(rounds)),
     }
 
 
@@ -491,8 +497,7 @@ FAMILIES: dict[str, Measure] = {
 
 def measure(
     kernels: Kernels,
-    watch: Watch | None = None,
-    inferences: int = 15,
+    watch: Watch = Watch(),
     beside: bool = False,
     tell: Callable[[str], None] = lambda family: None,
 ) -> Profile:
@@ -500,7 +505,7 @@ def measure(
 
     beside: another process does the same at the same time, as where both parties share a machine.
     """
-    meter = Meter(kernels, watch or Watch())
+    meter = Meter(kernels, watch)
     grids: dict[str, Grid] = {}
     with _helper(beside, kernels, meter.watch) as helper:
         for family, measured in FAMILIES.items():
@@ -509,7 +514,7 @@ def measure(
             grids |= measured(meter)
             helper("")
     tell("rounds")
-    grids |= _rounds(meter, grids, inferences)
+    grids |= _rounds(watch, grids)
     return Profile(processor(), kernels.name, 2 if beside else 1, grids)
 
 
@@ -530,23 +535,24 @@ def _helper(beside: bool, kernels: Kernels, watch: Watch) -> Iterator[Callable[[
         yield lambda family: None
         return
     command = [sys.executable, "-m", "srcompile.runtime.measure", HELPER_FLAG]
-    command += [_choice(kernels), str(watch.each_s), str(watch.most_s)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, bufsize=1, **pipes) as process:  # type: ignore[call-overload]
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()  # it is ready
+    command += [_choice(kernels), str(watch.each_s), str(watch.most_s), str(watch.cold_bytes)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, bufsize=1, stdin=pipe, stdout=pipe) as process:
+        asks, answers = process.stdin, process.stdout
+        assert asks is not None
+        assert answers is not None
+        answers.readline()  # it is ready
 
         def act(family: str) -> None:
             if family:
-                process.stdin.write(f"{family}\n")
+                asks.write(f"{family}\n")
             else:
-                process.stdout.readline()
+                answers.readline()
 
         try:
             yield act
         finally:
-            process.stdin.close()
+            asks.close()
             process.wait()
 
 
@@ -556,8 +562,8 @@ def _choice(kernels: Kernels) -> str:
 
 def main() -> None:
     """Be the process beside: measure what standard input names, and say when it is done."""
-    name, each_s, most_s = sys.argv[2:5]
-    meter = Meter(load(name), Watch(float(each_s), float(most_s)))
+    name, each_s, most_s, cold_bytes = sys.argv[2:6]
+    meter = Meter(load(name), Watch(float(each_s), float(most_s), int(cold_bytes)))
     print("ready", flush=True)
     for line in sys.stdin:
         FAMILIES[line.strip()](meter)

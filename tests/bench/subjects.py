@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,7 @@ def subject(name: str, length: int) -> Subject:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise SystemExit(f"the package {PACKAGE.replace('_', '-')} is not installed")
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # the pooler's weights are unused
     folder = Path(spec.origin).parent / "model"
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if name == "minilm":
@@ -126,15 +128,15 @@ def _scale(encoder: nn.Module) -> None:
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if "LayerNorm" in name:
-                weight += 0.1 * torch.randn_like(weight)
+                weight.add_(0.1 * torch.randn_like(weight))
             elif weight.ndim == 2:
-                weight *= 2.0
+                weight.mul_(2.0)
             else:
-                weight += 0.05 * torch.randn_like(weight)
+                weight.add_(0.05 * torch.randn_like(weight))
 
 
 def read_texts(path: Path, count: int, longest_first: bool = False) -> list[str]:
-    """Return `count` texts spread over a TSV file. Raises SystemExit if it cannot be read as one."""
+    """Return `count` texts spread over a TSV file. Raises SystemExit if it is none."""
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8", newline="\n") as file:
