@@ -11,7 +11,7 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import pairwise, product
 from pathlib import Path
@@ -23,7 +23,6 @@ FORMAT = 1
 MAX_BYTES = 1 << 24
 MAX_NODES = 1 << 16
 BUILT_IN = Path(__file__).with_name("built_in_profile.json")
-ENVIRONMENT = "SRCOMPILE_PROFILE"
 
 _WIDTHS = ("32", "64")
 LANES = (8, 16, 32, 64)
@@ -96,7 +95,7 @@ class Profile:
     name: str
     kernels: str
     processes: int
-    grids: Mapping[str, Grid]
+    grids: Mapping[str, Grid] = field(repr=False)
     source: str = ""
 
     @cached_property
@@ -197,11 +196,10 @@ def _numbers(values: list[Any]) -> bool:
 
 
 def stored_path() -> Path:
-    """Return where `srrun calibrate` puts a profile: SRCOMPILE_PROFILE, or the config folder."""
-    if named := os.environ.get(ENVIRONMENT):
-        return Path(named)
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) / "srcompile" / "profile.json"
+    """Return where `srrun calibrate` puts a profile: in the user's folder of configurations."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    folder = Path(home) if home else Path.home() / ".config"
+    return folder / "srcompile" / "profile.json"
 
 
 @cache
