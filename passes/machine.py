@@ -175,7 +175,7 @@ def _bytes_between_messages(program: Program, types: Mapping[str, RingType]) -> 
 
 STEPS: Mapping[str, int] = {"open": 3, "output": 3, "route": 3, "input": 0}
 """How many steps' overhead instructions have that are not one step."""
-STEPS_OF_A_MESSAGE = 8
+STEPS_OF_A_MESSAGE = 16
 VECTOR_BLOCKS = 4
 """Leaves that the native kernels expand at once, with AVX-512."""
 
@@ -206,8 +206,6 @@ def _has_gaps(call: Call) -> bool:
         return before or any(cut[first + 1 :])
     if i.op == "broadcast":
         return before or call.size != call.types[0].size
-    if i.op == "table":
-        return call.size != call.types[0].size
     if i.op == "reshape":
         return before and _squeezed(i.type) == _squeezed(call.types[0])
     return before and i.op in ("reduce", "offset", "add_common")

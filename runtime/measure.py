@@ -37,9 +37,9 @@ from srcompile.runtime.ring import Ring, canonical
 Action = Callable[[], object]
 
 ELEMENTS = (1, 256, 2048, 16384, 131072, 1048576)
-ROWS = (1, 4, 15, 16, 32, 64, 128, 256)
-DEPTHS = (8, 32, 64, 128, 384, 768, 3072)
-COLUMNS = (1, 8, 32, 64, 128, 384, 768, 3072)
+ROWS = (1, 8, 15, 16, 64, 128, 256)
+DEPTHS = (8, 32, 128, 384, 768, 3072)
+COLUMNS = (1, 8, 32, 128, 384, 768, 3072)
 OUTPUTS = (1, 4, 16, 64, 128)
 CHANNELS = (1, 4, 16, 64)
 SIDES = (4, 8, 14, 28, 56)
@@ -48,7 +48,7 @@ EXPANDED = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
 OPEN_WIDTHS = {32: (4, 8, 12, 16, 20, 24, 28, 32), 64: (33, 40, 48, 56, 60, 64)}
 
 HELPER_FLAG = "--beside"
-BURST = 6  # steps between two messages of a transformer
+BURST, PLAN = 6, 1000  # steps of a transformer between two messages, and in all
 READ_BYTES = (0, 1 << 17, 1 << 19, 1 << 21, 1 << 23)
 
 
@@ -134,33 +134,38 @@ Measure = Callable[[Meter], dict[str, Grid]]
 def _step(meter: Meter) -> dict[str, Grid]:
     """What a step takes besides its work: the loop over a plan, and coming back to it.
 
-    A burst of small steps follows on reading so much memory, as steps of a run follow on large
-    ones: what the interpreter needs is in the caches no more.
+    A run takes each step of a long plan once, a few between two messages, and kernels read and
+    write memory before and after: what a step needs is then in a far cache, or in none.
     """
     x, out = meter.ring(np.uint64, 64), np.empty(64, np.uint64)
     work = meter.watch.per_call(np.add, x, x, out)
-    values: dict[str, Any] = {f"%x{k}": meter.ring(np.uint64, 64) for k in range(BURST)}
-    places = [np.empty(64, np.uint64) for _ in range(BURST)]
+    values: dict[str, Any] = {f"%x{k}": meter.ring(np.uint64, 64) for k in range(PLAN)}
+    places = [np.empty(64, np.uint64) for _ in range(PLAN)]
     plan = [
         into(np.add, (f"%x{k}", f"%x{k}"), f"%y{k}", partial(_same, place))
         for k, place in enumerate(places)
     ]
     run: Any = SimpleNamespace(env=values)
+    between = meter.ring(np.uint8, max(READ_BYTES))
+    clock = statistics.median(_cpu(_nothing, 1) for _ in range(200))
 
-    def burst() -> None:
-        for k, action in enumerate(plan):
-            action(run)
+    def burst(first: int) -> None:
+        for k in range(first, first + BURST):
+            plan[k](run)
             del values[f"%y{k}"]
 
-    clock = statistics.median(_cpu(lambda: None, 1) for _ in range(200))
     seconds = []
     for size in READ_BYTES:
         samples = []
-        for _ in range(5 if meter.watch.each_s < 1e-3 else 60):
-            meter.pool[:size].sum(dtype=np.uint8)
-            samples.append(_cpu(burst, 1) - clock)
+        for first in range(0, PLAN - BURST, BURST if meter.watch.each_s > 1e-3 else 20 * BURST):
+            np.add(between[:size], 1, between[:size])
+            samples.append(_cpu(partial(burst, first if size else 0), 1) - clock)
         seconds.append(max(statistics.median(samples) / BURST - work, 1e-8))
     return {"step": Grid((tuple(map(float, READ_BYTES)),), tuple(seconds))}
+
+
+def _nothing() -> None:
+    pass
 
 
 def _same(x: Any) -> Any:
@@ -171,30 +176,47 @@ def _elementwise(meter: Meter) -> dict[str, Grid]:
     found: dict[str, list[float]] = {}
     for bits, n in product((32, 64), ELEMENTS):
         dtype = ring_dtype(bits)
-        x, y, out = (meter.ring(dtype, n) for _ in range(3))
+        x, out = meter.ring(dtype, n), np.empty(n, dtype)
+        cold, more = meter.cold(dtype, n), meter.cold(dtype, n)
         by, low = dtype.type(3), dtype.type(7)
         side = max(1, round(n**0.5))
         turned = meter.ring(dtype, max(1, n // side), side).T
         dense = np.empty(turned.shape, dtype)
         actions: dict[str, Action] = {
-            f"add.{bits}": partial(np.add, x, y, out),
-            f"scale.{bits}": partial(np.multiply, by, x, out),
-            f"shift.{bits}": partial(_shift, x, bits - 8, low, ring_dtype(bits - 15)),
-            f"copy.{bits}": partial(np.concatenate, (x,), 0, out),
+            f"add.{bits}": partial(_with_cold, np.add, x, cold, out),
+            f"scale.{bits}": partial(_with_cold, np.multiply, by, cold, out),
+            f"shift.{bits}": partial(_shift, cold, bits - 8, low, ring_dtype(bits - 15)),
+            f"copy.{bits}": partial(_with_cold, np.copyto, out, cold),
             f"gather.{bits}": partial(np.copyto, dense, turned),
         }
         if bits == 64:
             old, half = RingType("masked", 30, (n,)), meter.ring(np.uint32, n)
-            actions["narrow"] = partial(x.astype, np.uint32)
-            actions["extend"] = partial(gates.extend, 0, old, 48, half, x, y)
+            actions["narrow"] = partial(_with_cold, _narrow, np.uint32, cold)
+            actions["extend"] = partial(_with_cold, gates.extend, 0, old, 48, half, cold, more)
+        turning = meter.watch.per_call(_with_cold, _ignore, x, cold, out)
         for name, action in actions.items():
-            found.setdefault(name, []).append(meter.watch.per_call(action))
+            around = 0.0 if name.startswith("gather") else turning
+            taken = meter.watch.per_call(action) - around
+            found.setdefault(name, []).append(max(taken, 1e-7))
     return {name: Grid((ELEMENTS,), tuple(seconds)) for name, seconds in found.items()}
 
 
-def _shift(x: Ring, width: int, by: Any, dtype: Any) -> Ring:
-    shifted: Ring = (canonical(x, width) >> by).astype(dtype, copy=False)
+def _with_cold(function: Callable[..., object], *operands: Any) -> None:
+    """Call a function with the next of each operand that comes in turns."""
+    function(*[o.next() if isinstance(o, Turns) else o for o in operands])
+
+
+def _ignore(*operands: object) -> None:
+    pass
+
+
+def _shift(x: Turns, width: int, by: Any, dtype: Any) -> Ring:
+    shifted: Ring = (canonical(x.next(), width) >> by).astype(dtype, copy=False)
     return shifted
+
+
+def _narrow(dtype: Any, x: Ring) -> Ring:
+    return x.astype(dtype)
 
 
 def _sums(meter: Meter) -> dict[str, Grid]:
@@ -329,41 +351,38 @@ def _convolutions(meter: Meter) -> dict[str, Grid]:
 
 
 def _tables(meter: Meter) -> dict[str, Grid]:
+    """What a call takes by the entries of its tables together, and what each of its gates takes."""
     sizes = (8, 256, 4096, 65536)
-    calls = [meter.watch.per_call(_table(meter, 1, min(n, 4096), 1, 32, max(1, n // 4096))[0])
-             for n in sizes]  # fmt: skip
+    shapes = [(min(n, 4096), max(1, n // 4096)) for n in sizes]
+    calls = [_table_s(meter, entries, 1, 32, tables, 1.0)[0] for entries, tables in shapes]
     grids = {"table": Grid((sizes,), tuple(calls))}
-    call = grids["table"]
     for lane, k in product(LANES, (1, 2, 3)):
-        seconds = []
-        for entries, part in product(ENTRIES, EXPANDED):
-            taken, count = _table_s(meter, entries, k, lane, 1, part)
-            seconds.append(max(taken - call.at(k * entries), 0.0) / count)
-        grids[f"table.{lane}.{k}"] = Grid((ENTRIES, EXPANDED), tuple(seconds))
+        each = [_table_s(meter, e, k, lane, 1, part)[1] for e, part in product(ENTRIES, EXPANDED)]
+        grids[f"table.{lane}.{k}"] = Grid((ENTRIES, EXPANDED), tuple(each))
     several, many = (16, 128, 512, 2048), (2, 8, 24)
     for lane in LANES:
-        seconds = []
-        for entries, tables in product(several, many):
-            taken, count = _table_s(meter, entries, 1, lane, tables, 1.0)
-            seconds.append(max(taken - call.at(tables * entries), 0.0) / count)
-        grids[f"tables.{lane}"] = Grid((several, many), tuple(seconds))
+        each = [_table_s(meter, e, 1, lane, t, 1.0)[1] for e, t in product(several, many)]
+        grids[f"tables.{lane}"] = Grid((several, many), tuple(each))
     return grids
 
 
 def _table_s(
     meter: Meter, entries: int, k: int, lane: int, tables: int, part: float
-) -> tuple[float, int]:
-    """Return how long so many gates take, and how many they are."""
-    most = 2**17 // k if tables == 1 else 2**21
-    action, count = _table(
-        meter, max(16, min(4096, most // entries)), entries, k, lane, tables, part
+) -> tuple[float, float]:
+    """Return what a call takes besides its gates, and what each gate takes."""
+    most = 2**19 if meter.watch.each_s > 1e-3 else 2**10
+    few = max(16, min(2048, most // (4 * k * entries)))
+    less, more = (
+        meter.watch.per_call(_table(meter, count, entries, k, lane, tables, part))
+        for count in (few, 4 * few)
     )
-    return meter.watch.per_call(action), count
+    each = max(more - less, 1e-9) / (3 * few)
+    return max(less - few * each, 0.0), each
 
 
 def _table(
-    meter: Meter, count: int, entries: int, k: int, width: int, tables: int, part: float = 1.0
-) -> tuple[Action, int]:
+    meter: Meter, count: int, entries: int, k: int, width: int, tables: int, part: float
+) -> Action:
     """Return what evaluates `count` gates of which `part` of the leaves has to be expanded."""
     n, low_bits = entries.bit_length() - 1, 4 if k > 1 else 0
     wire = ring_dtype(n + low_bits)
@@ -382,7 +401,7 @@ def _table(
         key = gates.Key(seeds, words.next())
         return gates.table(meter.kernels, 0, x, n, low_bits, width, key, read)
 
-    return evaluate, count
+    return evaluate
 
 
 def _signs(meter: Meter) -> dict[str, Grid]:
