@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from srcompile.passes.tables import entries_met
 from srcompile.runtime.isa import INSTRUCTIONS, RingType
 from srcompile.runtime.kernels.layout import dpf_layout, relu_fields
 from srcompile.runtime.profiles import Profile, built_in, read_profile, this_machines
@@ -154,8 +155,8 @@ class Timer:
 
     def _measured_part(self, names: Sequence[str], points: int, leaves: int) -> float:
         tables = [self._program.constants[name].data for name in names]
-        used = np.any([np.atleast_2d(t != 0).any(0) for t in tables if t is not None], axis=0)
-        met = -(-(entries_in_use(used) + points - 1) // points)
+        used = entries_met([np.asarray(t) for t in tables if t is not None])
+        met = -(-(used + points - 1) // points)
         part = min(64, -(-met // VECTOR_BLOCKS) * VECTOR_BLOCKS)
         expanded = -(-met // part) * part
         return expanded / leaves if 4 * expanded <= 3 * leaves else 1.0
@@ -178,15 +179,6 @@ STEPS: Mapping[str, int] = {"open": 3, "output": 3, "route": 3, "input": 0}
 STEPS_OF_A_MESSAGE = 16
 VECTOR_BLOCKS = 4
 """Leaves that the native kernels expand at once, with AVX-512."""
-
-
-def entries_in_use(used: Any) -> int:
-    """Return how many entries lie outside the longest run of unused ones, around the end."""
-    places = np.flatnonzero(used)
-    if not places.size:
-        return 1
-    runs = np.diff(places, append=places[0] + used.size) - 1
-    return int(used.size - runs.max())
 
 
 # -- views and gaps --------------------------------------------------------------------------------
@@ -302,6 +294,13 @@ def _sign(at: At, call: Call) -> float:
     return at("sign") + wire.size * at("relu", levels, words)
 
 
+def _wide(at: At, call: Call) -> float:
+    """Gates whose result is in another ring, in which their shares are too."""
+    assert call.instruction.type is not None
+    bits = 32 if call.instruction.type.width <= 32 else 64
+    return at(f"{call.instruction.op}.{bits}", call.size)
+
+
 def _open(at: At, call: Call) -> float:
     """Both passes of an opening; its message is the round's."""
     (type_, *_) = call.types
@@ -331,10 +330,10 @@ _RULES: Mapping[str, Rule] = {
     "concat": _copy,
     "pad": _copy,
     "shift": lambda at, call: at(f"shift.{call.bits}", call.size),
-    "extend": lambda at, call: at("extend", call.size),
-    "square": lambda at, call: 2 * at("extend", call.size),
-    "multiply": lambda at, call: 4 * at("extend", call.size),
-    "plain_extend": lambda at, call: at("extend", call.size),
+    "extend": _wide,
+    "square": _wide,
+    "multiply": _wide,
+    "plain_extend": lambda at, call: at(f"extend.{call.bits}", call.size),
     "matmul": _matmul,
     "conv2d": _conv2d,
     "relu": _sign,

@@ -177,7 +177,7 @@ def _elementwise(meter: Meter) -> dict[str, Grid]:
     for bits, n in product((32, 64), ELEMENTS):
         dtype = ring_dtype(bits)
         x, out = meter.ring(dtype, n), np.empty(n, dtype)
-        cold, more = meter.cold(dtype, n), meter.cold(dtype, n)
+        cold = meter.cold(dtype, n)
         by, low = dtype.type(3), dtype.type(7)
         side = max(1, round(n**0.5))
         turned = meter.ring(dtype, max(1, n // side), side).T
@@ -189,16 +189,30 @@ def _elementwise(meter: Meter) -> dict[str, Grid]:
             f"copy.{bits}": partial(_with_cold, np.copyto, out, cold),
             f"gather.{bits}": partial(np.copyto, dense, turned),
         }
+        actions |= _wide_gates(bits, meter.ring(np.uint32, n), cold)
         if bits == 64:
-            old, half = RingType("masked", 30, (n,)), meter.ring(np.uint32, n)
             actions["narrow"] = partial(_with_cold, _narrow, np.uint32, cold)
-            actions["extend"] = partial(_with_cold, gates.extend, 0, old, 48, half, cold, more)
         turning = meter.watch.per_call(_with_cold, _ignore, x, cold, out)
         for name, action in actions.items():
             around = 0.0 if name.startswith("gather") else turning
             taken = meter.watch.per_call(action) - around
             found.setdefault(name, []).append(max(taken, 1e-7))
     return {name: Grid((ELEMENTS,), tuple(seconds)) for name, seconds in found.items()}
+
+
+def _wide_gates(bits: int, x: Ring, share: Turns) -> dict[str, Action]:
+    """Gates from a wire of 30 bits into a ring of more bits, or of `bits`, with fresh shares."""
+    old, width = RingType("masked", 30, x.shape), 31 if bits == 32 else 48
+
+    def multiply(*s: Ring) -> Ring:
+        shares = (s[0], s[1]), (s[2], s[3]), (s[4], s[5], s[6], s[7])
+        return gates.multiply(0, (old, old), width, (x, x), *shares)
+
+    return {
+        f"extend.{bits}": partial(_with_cold, gates.extend, 0, old, width, x, *[share] * 2),
+        f"square.{bits}": partial(_with_cold, gates.square, 0, old, width, x, *[share] * 4),
+        f"multiply.{bits}": partial(_with_cold, multiply, *[share] * 8),
+    }
 
 
 def _with_cold(function: Callable[..., object], *operands: Any) -> None:

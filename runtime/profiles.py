@@ -36,7 +36,7 @@ GRIDS: Mapping[str, tuple[str, ...]] = {
     **{f"gather.{w}": ("elements",) for w in _WIDTHS},
     **{f"sum.{w}": ("rows", "length") for w in _WIDTHS},
     "narrow": ("elements",),
-    "extend": ("elements",),
+    **{f"{gate}.{w}": ("elements",) for gate in ("extend", "square", "multiply") for w in _WIDTHS},
     **{f"open.{w}": ("elements", "width") for w in _WIDTHS},
     "product": (),
     **{f"matmul.{w}": ("rows", "depth", "columns") for w in _WIDTHS},

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from srcompile.passes.cost import NETWORKS, estimate_cost
-from srcompile.passes.machine import Machine, Timer, entries_in_use
+from srcompile.passes.machine import Machine, Timer
 from srcompile.runtime.isa import INSTRUCTIONS, RingType
 from srcompile.runtime.profiles import Grid, Profile, built_in
 from srcompile.runtime.program import Constant, Instruction, Program
@@ -114,30 +113,14 @@ def test_products_take_time_by_their_shape_and_ring() -> None:
 
 
 def test_a_product_with_a_weight_meets_all_rows_at_once() -> None:
-    one_by_one = product(16, 384, 384, 40, batch=8)
     at_once = product(16, 384, 384, 40, batch=8, weight=True)
-    assert at_once < one_by_one
+    assert at_once < 8 * product(16, 384, 384, 40, weight=True)
 
 
 def test_party_1_takes_no_time_for_the_summand_that_party_0_adds() -> None:
     wires = [share(32, 4096), RingType("masked", 32, (4096,))]
     first, second = (single("add_common", wires, share(32, 4096), party=p) for p in (0, 1))
     assert second < first
-
-
-@pytest.mark.parametrize(
-    ("used", "count"),
-    [
-        ([0, 0, 0, 0], 1),
-        ([0, 1, 0, 0], 1),
-        ([1, 0, 0, 1], 2),
-        ([1, 1, 1, 1], 4),
-        ([0, 1, 0, 1, 0, 0, 0, 0], 3),
-        ([1, 0, 0, 0, 0, 1, 0, 0], 4),
-    ],
-)
-def test_a_table_is_read_where_it_is_not_zero_around_the_end(used: list[int], count: int) -> None:
-    assert entries_in_use(np.array(used, bool)) == count
 
 
 def test_all_online_instructions_of_the_instruction_set_have_a_rule_or_are_arithmetic() -> None:
