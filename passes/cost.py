@@ -2,21 +2,27 @@
 
 Bytes and rounds are read off the instructions, so they equal the counters of a run. Time is
 
-    compute + bytes sent by the busier party / bandwidth + rounds * RTT / 2
+    compute + bytes sent by the busier party / bandwidth + rounds * (RTT / 2 + message)
 
-since in a round both parties send at once and wait for one message.
+since in a round both parties send at once and wait for one message. What they compute between two
+messages counts for the slower of them. `message` is what a machine takes for a message besides the
+network: system calls, and waking up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from srcompile.errors import UserError
-from srcompile.runtime.isa import INSTRUCTIONS, RingType, sends
+from srcompile.passes.machine import Machine as Machine
+from srcompile.passes.machine import Timer
+from srcompile.runtime.isa import RingType, sends
+from srcompile.runtime.openings import rounds as rounds_of
 from srcompile.runtime.program import Instruction, Program
+
+Key = tuple[str, str, str]  # name, op and source of a layer
 
 
 @dataclass(frozen=True)
@@ -51,43 +57,6 @@ def network(text: str) -> Network:
         names = ", ".join(NETWORKS)
         raise UserError(f"there is no network '{text}': choose {names}, or RATE_MBIT:RTT_MS")
     return found
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How fast one party computes: seconds for each instruction, element, and so on.
-
-    Products and tables are given for elements of more than 32 bits; below they take half the time.
-    The built-in figures are rounded from one core of a Zen 4 server with AVX-512: `make bench` for
-    a 64-bit multiply-add, a table's entry (n = 8, lines) and a level of a comparison with several
-    fields; a profile of the digits example for the overhead of an instruction.
-    """
-
-    name: str = "built-in"
-    instruction_s: float = 8e-6
-    element_s: float = 1e-9
-    multiply_add_s: float = 4.5e-11
-    table_entry_s: float = 1.5e-9
-    sign_level_s: float = 4.6e-9
-
-    def product_s(self, multiply_adds: int, width: int) -> float:
-        """Return the time of a product in a ring of `width` bits."""
-        return multiply_adds * self.multiply_add_s * _words(width)
-
-    def table_s(self, gates: int, entries: int, tables: int, width: int) -> float:
-        """Return the time of `gates` that read so many tables, of so many entries other than zero
-        each, into a ring of `width` bits."""
-        read = gates * entries * (1 + (tables - 1) / TABLES_IN_ONE)
-        return read * self.table_entry_s * _words(width)
-
-
-TABLES_IN_ONE = 16
-"""How many more tables a gate reads in the time that it takes to expand its key."""
-
-
-def _words(width: int) -> float:
-    """Return the time that elements of a ring take, against those of 64 bits."""
-    return 0.5 if width <= 32 else 1.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +107,7 @@ class Cost:
 
     target: str
     network: Network
-    machine: Machine
+    machines: tuple[Machine, Machine]
     segments: tuple[SegmentCost, ...]
     setup_bytes: tuple[int, int]
     client_upload: int
@@ -152,16 +121,35 @@ class Cost:
                 total = total.plus(segment.total)
         return total
 
+    @property
+    def machine(self) -> Machine:
+        """Party 0's machine."""
+        return self.machines[0]
+
+    @property
+    def machine_name(self) -> str:
+        """What reports call the machine, or the two machines."""
+        return " and ".join(dict.fromkeys(machine.name for machine in self.machines))
+
     def seconds(self, cost: LayerCost) -> float:
         """Return the projected online time of `cost`."""
-        return cost.compute_s + self.network.seconds(max(cost.online_bytes), cost.rounds)
+        message_s = max(machine.profile.message_s for machine in self.machines)
+        local = cost.compute_s + cost.rounds * message_s
+        return local + self.network.seconds(max(cost.online_bytes), cost.rounds)
 
 
-def estimate_cost(program: Program, network: Network, machine: Machine = Machine()) -> Cost:
-    """Return the exact bytes and rounds of `program`, by layer, and its projected time."""
+def estimate_cost(
+    program: Program, network: Network, machines: tuple[Machine, Machine] | None = None
+) -> Cost:
+    """Return the exact bytes and rounds of `program`, by layer, and its projected time.
+
+    machines: party 0's and party 1's; without them, the built-in one twice.
+    """
+    machines = machines or (Machine(), Machine())
     types = {phase: program.types(phase) for phase in program.functions}
+    timers = [Timer(program, machine, party) for party, machine in enumerate(machines)]
     segments = tuple(
-        SegmentCost(info.name, info.route, _segment_layers(program, number, types, machine))
+        SegmentCost(info.name, info.route, _segment_layers(program, number, types, timers))
         for number, info in enumerate(program.segments)
     )
     setup = sum(
@@ -182,7 +170,7 @@ def estimate_cost(program: Program, network: Network, machine: Machine = Machine
     return Cost(
         program.target,
         network,
-        machine,
+        machines,
         segments,
         (setup, setup),
         2 * sum(s.client_to_party for s in client),
@@ -195,56 +183,67 @@ def _operands(types: Mapping[str, RingType], instruction: Instruction) -> list[R
 
 
 def _segment_layers(
-    program: Program, segment: int, known: Mapping[str, Mapping[str, RingType]], machine: Machine
+    program: Program,
+    segment: int,
+    known: Mapping[str, Mapping[str, RingType]],
+    timers: Sequence[Timer],
 ) -> tuple[LayerCost, ...]:
-    found: dict[tuple[str, str, str], LayerCost] = {}
-    rounds: dict[int, dict[tuple[str, str, str], int]] = {}
+    found: dict[Key, LayerCost] = {}
+
+    def add(key: Key, cost: LayerCost) -> None:
+        found[key] = found.get(key, LayerCost(*key)).plus(cost)
+
     for phase in ("online", "dealer"):
-        for instruction in program.functions[phase][segment]:
-            layer = program.layers[instruction.layer]
-            key = (layer.name, layer.op, layer.source)
-            types = _operands(known[phase], instruction)
-            sent = sends(instruction.op, types, instruction.attrs)
-            seconds = compute_seconds(instruction, types, machine) if phase == "online" else 0.0
-            cost = LayerCost(
-                *key,
-                online_bytes=(sent.p0_online, sent.p1_online),
-                offline_bytes=(sent.dealer_to_p0, sent.dealer_to_p1),
-                compute_s=seconds,
+        for i in program.functions[phase][segment]:
+            key = _key(program, i)
+            sent = sends(i.op, _operands(known[phase], i), i.attrs)
+            online, offline = (
+                (sent.p0_online, sent.p1_online),
+                (sent.dealer_to_p0, sent.dealer_to_p1),
             )
-            found[key] = found.get(key, LayerCost(*key)).plus(cost)
-            if INSTRUCTIONS[instruction.op].communicates:
-                number: Any = instruction.attrs["round"]
-                by_layer = rounds.setdefault(number, {})
-                by_layer[key] = by_layer.get(key, 0) + sent.p0_online
-    for by_layer in rounds.values():  # a round counts for the layer that sends most in it
-        key = max(by_layer, key=by_layer.__getitem__)
-        found[key] = found[key].plus(LayerCost(*key, rounds=1))
+            add(key, LayerCost(*key, online_bytes=online, offline_bytes=offline))
+    body = program.functions["online"][segment]
+    for key in _rounds(program, body, known["online"]):
+        add(key, LayerCost(*key, rounds=1))
+    for key, seconds in _compute(program, body, timers):
+        add(key, LayerCost(*key, compute_s=seconds))
     order = {(layer.name, layer.op, layer.source): k for k, layer in enumerate(program.layers)}
     return tuple(found[key] for key in sorted(found, key=order.__getitem__))
 
 
+def _rounds(
+    program: Program, body: Sequence[Instruction], types: Mapping[str, RingType]
+) -> list[Key]:
+    """Return, for each round, the layer it counts for: the one that sends most in it."""
+    chosen = []
+    for first, stop in rounds_of(body).items():
+        sent: dict[Key, int] = {}
+        for i in body[first:stop]:
+            key = _key(program, i)
+            sent[key] = sent.get(key, 0) + sends(i.op, _operands(types, i), i.attrs).p0_online
+        chosen.append(max(sent, key=sent.__getitem__))
+    return chosen
+
+
+def _compute(
+    program: Program, body: Sequence[Instruction], timers: Sequence[Timer]
+) -> list[tuple[Key, float]]:
+    """Return each instruction's layer and time, those of the slower party between two messages."""
+    taken: list[tuple[Key, float]] = []
+    ends = {*rounds_of(body).values(), len(body)}
+    since = 0
+    for end in sorted(ends):
+        part = body[since:end]
+        both = [timer.interval(part) for timer in timers]
+        taken += zip([_key(program, i) for i in part], max(both, key=sum), strict=True)
+        since = end
+    return taken
+
+
+def _key(program: Program, i: Instruction) -> Key:
+    layer = program.layers[i.layer]
+    return layer.name, layer.op, layer.source
+
+
 def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return (a[0] + b[0], a[1] + b[1])
-
-
-def compute_seconds(instruction: Instruction, types: list[RingType], machine: Machine) -> float:
-    """Return how long a party computes on one online instruction."""
-    type_, attrs = instruction.type, instruction.attrs
-    seconds = machine.instruction_s
-    size = type_.size if type_ is not None else types[0].size if types else 0
-    if instruction.op == "matmul":
-        seconds += machine.product_s(size * types[0].shape[-1], types[0].width)
-    elif instruction.op == "conv2d":
-        seconds += machine.product_s(size * math.prod(types[1].shape[1:]), types[0].width)
-    elif instruction.op == "table":
-        index_bits: Any = attrs["index_bits"]
-        entries = 1 << index_bits
-        tables = size // max(types[0].size, 1)
-        assert type_ is not None
-        seconds += machine.table_s(types[0].size, entries, tables, type_.width)
-    elif instruction.op in ("relu", "nonneg"):
-        seconds += size * (types[0].width - 1) * machine.sign_level_s
-    else:
-        seconds += size * machine.element_s
-    return seconds

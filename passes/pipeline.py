@@ -23,6 +23,7 @@ from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_functions import fuse_functions
 from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.lower import lower
+from srcompile.passes.machine import Machine
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
 from srcompile.passes.plan_rings import plan_rings
@@ -42,7 +43,10 @@ Samples = Sequence[Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class Options:
-    """What the user can choose about a compilation."""
+    """What the user can choose about a compilation.
+
+    machines: whose computing projected times assume; without them, the built-in one.
+    """
 
     target: str
     network: Network
@@ -51,6 +55,7 @@ class Options:
     cost_weight: float = 0.0
     approximations: Mapping[str, str] = field(default_factory=dict)
     embedding: str = "client"
+    machines: tuple[Machine, Machine] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     interface = interface_of(fixed, _input_ranges(module), options.formats)
     leakage = check_leakage(schedule, interface.inputs)
     program = emit_program(schedule, interface, options.target)
-    cost = estimate_cost(program, options.network)
+    cost = estimate_cost(program, options.network, options.machines)
     known = (interface, program, cost, leakage, module, tuple(gates))
     return Stages(calibrated, fixed, lowered, schedule, *known)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,16 +50,23 @@ class ClusterResult:
 class LocalCluster:
     """Starts the processes, loads the weights, and runs inferences. Use it as a context manager.
 
+    link: the two ends, party 0's first, of a connection for the parties, if it is not to be a new
+        one over loopback; the cluster closes them.
     Raises ProtocolError, with what the failing process said, if one of them fails.
     """
 
     def __init__(
-        self, program: Program, shares: Shares | None = None, kernels: str | None = None
+        self,
+        program: Program,
+        shares: Shares | None = None,
+        kernels: str | None = None,
+        link: tuple[socket.socket, socket.socket] | None = None,
     ) -> None:
         self.program = program.without_weights()
         self.kernels = load_kernels(kernels)
         self._shares = shares or share_weights(program)
         self._kernels_name = kernels
+        self._link = link
         self._folder = tempfile.TemporaryDirectory(prefix="srcompile-")  # mode 0700
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._channels: list[TcpChannel] = []
@@ -104,22 +112,30 @@ class LocalCluster:
         save(self.program.for_parties(), path, weights=False)
         with listen() as first, listen() as second:
             ports = (first.getsockname()[1], second.getsockname()[1])
-            listeners = {"party0": first.fileno(), "party1": second.fileno(), "dealer": -1}
+            listeners = {"party0": first.fileno(), "party1": second.fileno()}
+            peers = {f"party{p}": end.fileno() for p, end in enumerate(self._link or ())}
             for role in ROLES:
                 config = {
                     "role": role,
                     "token": token.hex(),
                     "program": path,
                     "ports": ports,
-                    "listener": listeners[role],
+                    "listener": listeners.get(role, -1),
+                    "peer": peers.get(role, -1),
                     "kernels": self._kernels_name,
                 }
                 self._processes[role] = _spawn(config)
+        self._leave_link()  # each party has its own end now
         digest = self.program.digest()
         for p in (0, 1):  # one by one, so that the first is closed if the second fails
             self._channels.append(connect(ports[p], "client", PARTY_NAMES[p], token, digest))
 
+    def _leave_link(self) -> None:
+        for end in self._link or ():
+            end.close()
+
     def _stop(self, grace_s: float) -> None:
+        self._leave_link()
         for channel in self._channels:
             channel.close()
         deadline = time.monotonic() + grace_s
@@ -182,13 +198,12 @@ def _total(blocks: list[list[int]]) -> int:
 
 
 def _spawn(config: dict[str, Any]) -> subprocess.Popen[str]:
-    listener = config["listener"]
     process = subprocess.Popen(
         [sys.executable, "-m", "srcompile.runtime.node"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        pass_fds=[listener] if listener >= 0 else [],
+        pass_fds=[fd for fd in (config["listener"], config["peer"]) if fd >= 0],
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
     assert process.stdin is not None

@@ -113,8 +113,7 @@ class Engine:
         It is packed, which takes no more memory, if all readers multiply with it from the right and
         one of them has many rows; otherwise it is the array itself.
         """
-        rows = self._rows.get((op, name), 0)
-        return self.kernels.pack_matrix(weight, rows, levels=0) if rows >= _FEW_ROWS else weight
+        return lay_out(self.kernels, weight, self._rows.get((op, name), 0))
 
     def step(self, phase: str, i: Instruction, own: Mapping[str, Bind], arena: Arena) -> Step:
         """Return one instruction, bound. `own` binds a role's own: to functions of run and values.
@@ -126,7 +125,7 @@ class Engine:
         if i.op in own:
             action = _with_run(own[i.op](i, types), reads, i.out)
         elif i.op in COMPUTED:
-            action = _into(COMPUTED[i.op](i.attrs, types[0]), reads, i.out, arena.place(i))
+            action = into(COMPUTED[i.op](i.attrs, types[0]), reads, i.out, arena.place(i))
         elif i.op in VIEWS:
             action = _alone(VIEWS[i.op](i.attrs, types[0], _type(i)), reads, i.out)
         else:
@@ -201,6 +200,11 @@ class Engine:
         return self.party
 
 
+def lay_out(kernels: Kernels, weight: Ring, rows: int) -> Ring | PackedMatrix:
+    """Return a weight for products from the right with so many rows; 0 if it has other readers."""
+    return kernels.pack_matrix(weight, rows, levels=0) if rows >= _FEW_ROWS else weight
+
+
 # -- actions: from the values of a run to a value of it ------------------------------------------
 
 
@@ -212,9 +216,11 @@ def _alone(compute: Compute, reads: Sequence[str], out: str) -> Callable[[Run], 
     return action
 
 
-def _into(
+def into(
     compute: Compute, reads: Sequence[str], out: str, place: Callable[[], Ring]
 ) -> Callable[[Run], None]:
+    """Return an action that puts compute(values it reads, a place) into `out`."""
+
     def action(run: Run) -> None:
         env = run.env
         env[out] = compute(*[env[name] for name in reads], place())

@@ -21,3 +21,7 @@ class ProtocolError(RunError):
 
 class KernelError(RunError, ValueError):
     """Kernels that do not exist, or that this machine cannot run."""
+
+
+class ProfileError(RunError):
+    """A machine profile that is missing, damaged, or cannot be written."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from srcompile.runtime.channels.tcp import accept, connect
+from srcompile.runtime.channels.tcp import TcpChannel, accept, admit, connect, introduce
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
@@ -34,13 +34,19 @@ PARTY_NAMES = ("party 0", "party 1")
 
 @dataclass(frozen=True)
 class Config:
-    """What a role needs: its name, the token, the program, and where to listen or connect."""
+    """What a role needs: its name, the token, the program, and where to listen or connect.
+
+    listener: the descriptor of a socket that listens, inherited.
+    peer: the descriptor of a connection to the other party, inherited; without one, party 1
+        connects to party 0's port.
+    """
 
     role: str  # "dealer", "party0" or "party1"
     token: bytes
     program: str
     ports: tuple[int, int]
     listener: int = -1
+    peer: int = -1
     kernels: str | None = None
 
 
@@ -53,6 +59,7 @@ def read_config(text: str) -> Config:
         fields["program"],
         (fields["ports"][0], fields["ports"][1]),
         fields["listener"],
+        fields["peer"],
         fields["kernels"],
     )
 
@@ -93,11 +100,9 @@ class PartyNode:
         kernels = load_kernels(config.kernels)
         self.kernels = kernels
         roles = {"dealer": "the dealer", "client": "the client"}
-        if index == 0:
+        peer = self._peer(config, digest)
+        if peer is None:
             roles["party1"] = "party 1"
-            peer = None
-        else:
-            peer = connect(config.ports[0], "party1", "party 0", config.token, digest)
         with socket.socket(fileno=config.listener) as listener:
             channels = accept(listener, roles, config.token, digest)
         self.peer = peer or channels["party1"]
@@ -109,6 +114,17 @@ class PartyNode:
             (k for k, s in enumerate(program.segments) if s.route is not None),
             key=lambda k: program.segments[k].route or 0,
         )
+
+    def _peer(self, config: Config, digest: str) -> TcpChannel | None:
+        """Return the channel to the other party; None if that is going to connect."""
+        if self.index == 1 and config.peer < 0:
+            return connect(config.ports[0], "party1", "party 0", config.token, digest)
+        if config.peer < 0:
+            return None
+        connection = socket.socket(fileno=config.peer)
+        if self.index == 1:
+            return introduce(connection, "party1", "party 0", config.token, digest)
+        return admit(connection, {"party1": "party 1"}, config.token, digest)[1]
 
     def serve(self) -> None:
         """Do what the client says until it says stop."""

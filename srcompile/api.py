@@ -18,6 +18,7 @@ from srcompile.ops.program import INPUTS
 from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
+from srcompile.passes.machine import machines
 from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
 from srcompile.passes.quantise import Formats, Gate
 from srcompile.report.data import gates_data, report_data
@@ -106,6 +107,7 @@ def compile(
     max_width: int | None = None,
     approximations: Mapping[str, str] | None = None,
     embedding: str = "client",
+    profiles: Sequence[str | Path] = (),
 ) -> Compiled:
     """Compile `model` for `target`.
 
@@ -120,7 +122,10 @@ def compile(
         (passes/approximate.py).
     embedding: who looks token ids up. client: the client, which then holds the table. secret: the
         parties, from one-hot encodings; the table stays secret, and the input is large.
-    Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments.
+    profiles: files of `srrun calibrate` that projected times assume: one for both parties, or one
+        for each. Without any, this machine's own if there is one, or the built-in one.
+    Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments,
+    ProfileError for a profile that is missing or damaged.
     """
     options = Options(
         target,
@@ -130,6 +135,7 @@ def compile(
         model.cost_weight if isinstance(model, Pool) else 0.0,
         approximations or {},
         embedding,
+        machines(profiles),
     )
     inputs = as_given(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
 import pytest
 
@@ -13,6 +15,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("search", max_examples=2000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("fast")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_profile_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Project times with the built-in profile, whatever the user has stored."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="session")

@@ -199,6 +199,16 @@ def connect(port: int, role: str, peer: str, token: bytes, digest: str) -> TcpCh
         connection = socket.create_connection((LOOPBACK, port), timeout=30)
     except OSError as error:
         raise ProtocolError(f"{peer} cannot be reached: {error}") from None
+    return introduce(connection, role, peer, token, digest)
+
+
+def introduce(
+    connection: socket.socket, role: str, peer: str, token: bytes, digest: str
+) -> TcpChannel:
+    """Return a channel over a connection to `peer`, after the handshake of the one who connects.
+
+    Raises ProtocolError, and closes the connection, if the other end is not who it should be.
+    """
     channel = TcpChannel(connection, peer)
     nonce = secrets.token_hex(16)
     try:
@@ -228,16 +238,31 @@ def accept(
         except OSError as error:
             missing = ", ".join(roles[r] for r in roles if r not in channels)
             raise ProtocolError(f"{missing} did not connect: {error}") from None
-        channel = TcpChannel(connection, "a peer", 30.0)
+        wanted = {role: name for role, name in roles.items() if role not in channels}
         try:
-            role = _admit(channel, set(roles) - set(channels), token, digest)
+            role, channel = admit(connection, wanted, token, digest)
         except ProtocolError:
-            channel.close()
             continue
-        connected = TcpChannel(connection, roles[role])
-        connected._sent, connected._received = channel._sent, channel._received
-        channels[role] = connected
+        channels[role] = channel
     return channels
+
+
+def admit(
+    connection: socket.socket, roles: Mapping[str, str], token: bytes, digest: str
+) -> tuple[str, TcpChannel]:
+    """Return who of `roles` is at the other end, and the channel, after the acceptor's handshake.
+
+    Raises ProtocolError, and closes the connection, if it is nobody of them.
+    """
+    channel = TcpChannel(connection, "a peer", 30.0)
+    try:
+        role = _admit(channel, set(roles), token, digest)
+    except ProtocolError:
+        channel.close()
+        raise
+    connected = TcpChannel(connection, roles[role])
+    connected._sent, connected._received = channel._sent, channel._received
+    return role, connected
 
 
 def _admit(channel: TcpChannel, roles: set[str], token: bytes, digest: str) -> str:

@@ -20,6 +20,10 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
               "and write both parties' shares of them.")  # fmt: skip
 @click.option("--network", default="lan", show_default=True, metavar="lan|wan|mobile|RATE:RTT",
               help="Projected times are for this network; RATE in Mbit/s, RTT in ms.")  # fmt: skip
+@click.option("--profile", metavar="FILE", help="Whose computing projected times assume: a file of "
+              "srrun calibrate. Default: this machine's, or a built-in one.")  # fmt: skip
+@click.option("--parties-profile", nargs=2, metavar="P0 P1",
+              help="The same, one for each party's machine.")  # fmt: skip
 @click.option(
     "--emit", metavar="graph|fixed|lowered|schedule|dealer", help="Print the program as text."
 )
@@ -43,6 +47,8 @@ def main(
     out: str | None,
     shares: tuple[str, str] | None,
     network: str,
+    profile: str | None,
+    parties_profile: tuple[str, str] | None,
     emit: str | None,
     as_json: bool,
     run_file: str | None,
@@ -65,6 +71,10 @@ def main(
         raise UserError(f"there is no level '{emit}': choose {', '.join(LEVELS)}")
     if shares and not out:
         raise UserError("--shares leaves the weights out of the program file: name it with --out")
+    if profile and parties_profile:
+        raise UserError(
+            "--profile is for both parties, --parties-profile for each: give one of them"
+        )
     console = Console(stderr=True)
     bits = {
         "precision_bits": precision_bits,
@@ -83,6 +93,7 @@ def main(
             formats=formats,
             approximations=_choices(chosen),
             embedding=embedding,
+            profiles=parties_profile or ([profile] if profile else ()),
         )
     if not loaded.calibration_inputs:
         click.echo(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from srcompile.cli.calibrate import calibrate
 from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
@@ -23,6 +24,9 @@ from srcompile.runtime.shares import read_shares
 @click.version_option(package_name="srcompile")
 def main() -> None:
     """Run compiled programs (.srp)."""
+
+
+main.add_command(calibrate)
 
 
 @main.command()

@@ -28,7 +28,7 @@ def report_data(cost: Cost, leakage: Sequence[Disclosure]) -> dict[str, Any]:
             "rate_mbit": cost.network.rate_mbit,
             "rtt_ms": cost.network.rtt_ms,
         },
-        "machine": cost.machine.name,
+        "machine": cost.machine_name,
         **_totals(cost, cost.total(slowest.route if slowest else None)),
         "setup": {"bytes": list(cost.setup_bytes)},
         "client": {"upload_bytes": cost.client_upload, "download_bytes": cost.client_download},

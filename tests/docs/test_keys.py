@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from srcompile.cli.compile import main as srcompile
 from srcompile.cli.run import main as srrun
+from srcompile.runtime.profiles import BUILT_IN, GRIDS
 from tests.docs.documents import ROOT, keys
 
 JSON, FILES = ROOT / "docs" / "json.md", ROOT / "docs" / "files.md"
@@ -97,3 +99,18 @@ def test_keys_of_a_run_of_processes_and_of_the_program_file(folder: Path) -> Non
     documented = keys(JSON, "run")
     data = printed(srrun, "local", out, "--input", folder / "input.npz", "--json")
     assert found(data, documented) == documented
+
+
+def test_keys_and_grids_of_a_profile() -> None:
+    fields = json.loads(BUILT_IN.read_text())
+    documented = keys(FILES, "profile")
+    assert found(fields, documented) == documented
+    # grids of several word sizes stand under one name, and those of tables' elements with an N
+    sizes = re.compile(r"\.(32|64)$")
+    lanes = re.compile(r"^(tables?)\.\d+")
+    names = {lanes.sub(lambda m: "tables" if m[1] == "tables" else "table.N", n) for n in GRIDS}
+    listed = FILES.read_text().partition("<!-- keys: grids -->\n\n")[2].partition("\n\n")[0]
+    first = (line.split("|")[1] for line in listed.splitlines()[2:])
+    assert {n for cell in first for n in re.findall("`([^`]+)`", cell)} == {
+        sizes.sub("", name) for name in names
+    }

@@ -55,8 +55,8 @@ def test_every_cited_paper_is_listed() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [srcompile, srrun.commands["local"]],
-    ids=["srcompile", "srrun local"],
+    [srcompile, srrun.commands["local"], srrun.commands["calibrate"]],
+    ids=["srcompile", "srrun local", "srrun calibrate"],
 )
 def test_the_readme_has_every_option(command: click.Command) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,127 @@
+"""Links between the parties, for benchmarks: loopback, or an emulated network of two namespaces.
+
+An emulated link is made by a script of the user's, which a benchmark gets as `--netlab SCRIPT`:
+`SCRIPT up lan|wan|mobile|RATE_MBIT:RTT_MS` makes the network namespaces `party0`, with the address
+10.77.0.1, and `party1`, with 10.77.0.2, and `SCRIPT down` takes them away. A socket belongs to the
+namespace in which it was made, whoever uses it later: a thread enters each namespace, makes its end
+of a connection, and the parties inherit the ends. Client and dealer talk to them over loopback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+Ends = tuple[socket.socket, socket.socket]
+
+LOOPBACK = "loopback"
+LOCK = Path("/tmp/netlab.lock")
+NAMESPACES = (Path("/run/netns/party0"), Path("/run/netns/party1"))
+ADDRESS = "10.77.0.1"  # of party 0
+_CLONE_NEWNET = 0x40000000
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link that is up: `connect` makes a connection over it, party 0's end first."""
+
+    name: str
+    connect: Callable[[], Ends]
+
+
+def add_link_options(parser: argparse.ArgumentParser, default: str = LOOPBACK) -> None:
+    """Give a benchmark the options `--link` and `--netlab`."""
+    parser.add_argument(
+        "--link", default=default, help="loopback, lan, wan, mobile or RATE_MBIT:RTT_MS; commas"
+    )
+    parser.add_argument("--netlab", type=Path, help="the script that makes emulated links")
+
+
+@contextmanager
+def link(name: str, netlab: Path | None = None) -> Iterator[Link]:
+    """Put a link up and take it down again. One emulated link at a time is up on a machine.
+
+    Raises SystemExit if it is an emulated one and there is no script for it, or the script fails.
+    """
+    if name == LOOPBACK:
+        yield Link(name, lambda: _connected(_here, _here, "127.0.0.1"))
+        return
+    if netlab is None:
+        raise SystemExit(f"the link {name} is an emulated one: give the script with --netlab")
+    with open(LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first, second = map(_inside, NAMESPACES)
+        _script(netlab, "up", name)
+        try:
+            yield Link(name, lambda: _connected(first, second, ADDRESS))
+        finally:
+            _script(netlab, "down")
+
+
+def _script(netlab: Path, *arguments: str) -> None:
+    done = subprocess.run(
+        [netlab, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{netlab} {' '.join(arguments)} failed: {done.stderr.strip()}")
+
+
+Act = Callable[[], socket.socket]
+At = Callable[[Act], socket.socket]  # does it at one end
+
+
+def _connected(first: At, second: At, address: str) -> Ends:
+    """Return a connection from the second end to the first, which has the address."""
+    with first(lambda: socket.create_server((address, 0))) as listener:
+        there = listener.getsockname()
+        connecting = second(lambda: socket.create_connection(there, timeout=10))
+        accepted, _ = listener.accept()
+    return accepted, connecting
+
+
+def _here(act: Act) -> socket.socket:
+    return act()
+
+
+def _inside(namespace: Path) -> At:
+    """Return what does something in a thread that is in a network namespace, and ends there."""
+
+    def act_inside(act: Act) -> socket.socket:
+        made: list[socket.socket | OSError] = []
+
+        def enter() -> None:
+            try:
+                _enter(namespace)
+                made.append(act())
+            except OSError as error:
+                made.append(error)
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        if isinstance(made[0], OSError):
+            raise SystemExit(f"no connection in the namespace {namespace}: {made[0]}")
+        return made[0]
+
+    return act_inside
+
+
+def _enter(namespace: Path) -> None:
+    """Put this thread into a network namespace. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = os.open(namespace, os.O_RDONLY)
+    try:
+        if libc.setns(handle, _CLONE_NEWNET):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(namespace))
+    finally:
+        os.close(handle)
