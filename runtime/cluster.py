@@ -19,22 +19,31 @@ from srcompile.runtime.channels.tcp import TcpChannel, connect, listen
 from srcompile.runtime.client import (
     Array,
     Shares,
+    check_weights,
     one_inference,
     receive_outputs,
     send_inputs,
-    share_weights,
+    share_weight,
 )
-from srcompile.runtime.errors import ProtocolError, RunError
+from srcompile.runtime.errors import ProtocolError, RunError, SpoolError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
+from srcompile.runtime.progress import Progress, Ticker, Watch
+from srcompile.runtime.ring import Ring
+from srcompile.runtime.stock import MEMORY
+from srcompile.runtime.usage import peak_memory
 
 ROLES = ("dealer", "party0", "party1")
 
 
 @dataclass(frozen=True)
 class ClusterResult:
-    """One inference: outputs, route, and what each party counted and took."""
+    """One inference: outputs, route, and what each party counted and took.
+
+    `offline_s` ends when the parties are ready for the input, `dealer_s` is what the dealer worked
+    on the material. `memory` is the peak so far in bytes, by role.
+    """
 
     outputs: dict[str, Array]
     route: int | None
@@ -44,22 +53,40 @@ class ClusterResult:
     offline_bytes: tuple[int, int]
     offline_s: float
     by_instruction: tuple[Mapping[tuple[int, int], int], Mapping[tuple[int, int], int]]
+    dealer_s: float
+    memory: Mapping[str, int]
 
 
 class LocalCluster:
     """Starts the processes, loads the weights, and runs inferences. Use it as a context manager.
 
-    Raises ProtocolError, with what the failing process said, if one of them fails.
+    Each party keeps `memory` bytes of prepared material in memory, and the rest in encrypted files
+    below the folder `spool`, or a temporary one. With `running` material is dealt while an
+    inference runs, and nothing is written. `watch` is told how far setup, offline and online phases
+    are. Raises ProtocolError, with what the failing process said, if one of them fails.
     """
 
     def __init__(
-        self, program: Program, shares: Shares | None = None, kernels: str | None = None
+        self,
+        program: Program,
+        shares: Shares | None = None,
+        kernels: str | None = None,
+        *,
+        memory: int = MEMORY,
+        running: bool = False,
+        spool: str | Path | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.program = program.without_weights()
         self.kernels = load_kernels(kernels)
-        self._shares = shares or share_weights(program)
+        if shares is None:
+            check_weights(program)
+        self._owner: Program | Shares | None = shares or program  # until the weights are loaded
         self._kernels_name = kernels
+        self._memory, self._running, self._spool = memory, running, spool
+        self._watch: Watch = watch or (lambda progress: None)
         self._folder = tempfile.TemporaryDirectory(prefix="srcompile-")  # mode 0700
+        self._other: tempfile.TemporaryDirectory[str] | None = None
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._channels: list[TcpChannel] = []
         self.setup_bytes = (0, 0)
@@ -101,6 +128,7 @@ class LocalCluster:
     def _start(self) -> None:
         token = secrets.token_bytes(32)
         path = str(Path(self._folder.name) / "program.srp")
+        spool = self._spool_folder()
         save(self.program.for_parties(), path, weights=False)
         with listen() as first, listen() as second:
             ports = (first.getsockname()[1], second.getsockname()[1])
@@ -113,11 +141,27 @@ class LocalCluster:
                     "ports": ports,
                     "listener": listeners[role],
                     "kernels": self._kernels_name,
+                    "memory": self._memory,
+                    "running": self._running,
+                    "spool": spool,
                 }
                 self._processes[role] = _spawn(config)
         digest = self.program.digest()
         for p in (0, 1):  # one by one, so that the first is closed if the second fails
             self._channels.append(connect(ports[p], "client", PARTY_NAMES[p], token, digest))
+
+    def _spool_folder(self) -> str:
+        """Return a private folder for the parties' files, which goes when the cluster stops."""
+        if self._spool is None:
+            return self._folder.name
+        try:
+            self._other = tempfile.TemporaryDirectory(prefix="srcompile-", dir=self._spool)
+        except OSError as error:
+            raise SpoolError(
+                f"the folder for offline material {self._spool} cannot be used: {error.strerror}; "
+                "give one that can be written to"
+            ) from None
+        return self._other.name
 
     def _stop(self, grace_s: float) -> None:
         for channel in self._channels:
@@ -132,10 +176,16 @@ class LocalCluster:
             if process.stderr is not None:
                 process.stderr.close()
         self._folder.cleanup()
+        if self._other is not None:
+            self._other.cleanup()
 
     def _fail(self, error: BaseException) -> None:
         """Stop everything and add what the first failed process said to `error`."""
-        time.sleep(0.2)  # let the process that failed finish saying so
+        processes = list(self._processes.values())
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline and all(p.poll() is None for p in processes):
+            time.sleep(0.01)  # let the process that failed finish saying so
+        time.sleep(0.2)
         said = {r: p.stderr for r, p in self._processes.items() if p.poll() not in (None, 0)}
         texts = {role: err.read().strip() for role, err in said.items() if err is not None}
         lines = [f"{role}: {text}" for role, text in texts.items() if text]  # a killed one is mute
@@ -147,38 +197,68 @@ class LocalCluster:
     # -- the client's side of the protocol
 
     def _load_weights(self) -> None:
-        for channel, shares in zip(self._channels, self._shares, strict=True):
-            for name in self.program.weights():
-                width = self.program.constants[name].type.width
-                channel.send(self.kernels.pack(shares[name], width).data)
+        """Share and send one weight after the other, and keep none."""
+        names = self.program.weights()
+        sizes = [self.program.constants[name].type.packed_bytes for name in names]
+        ticker, done, total = Ticker(self._watch), 0, 2 * sum(sizes)
+        for name, size in zip(names, sizes, strict=True):
+            width = self.program.constants[name].type.width
+            for channel, share in zip(self._channels, self._weight_shares(name), strict=True):
+                channel.send(self.kernels.pack(share, width).data)
+            done += 2 * size
+            ticker.tell("setup", done, total)
+        self._owner = None
         ready = [channel.receive_json() for channel in self._channels]
         self.setup_bytes = (int(ready[0]["setup_bytes"]), int(ready[1]["setup_bytes"]))
+        self._watch(Progress("setup", total, total))
+
+    def _weight_shares(self, name: str) -> tuple[Ring, Ring]:
+        assert self._owner is not None
+        if isinstance(self._owner, Program):
+            return share_weight(self._owner, name)
+        return self._owner[0][name], self._owner[1][name]
 
     def _infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         began = time.perf_counter()
         for channel in self._channels:
             channel.send_json({"command": "infer"})
-        offline = [channel.receive_json()["offline"] for channel in self._channels]
+        for channel in self._channels:
+            self._answer(channel)
         ready = time.perf_counter()
         send_inputs(self.program, inputs, self._channels, self.kernels)
+        reports = [self._answer(channel) for channel in self._channels]
         outputs = receive_outputs(self.program, self._channels, self.kernels)
         done = time.perf_counter()
-        reports = [channel.receive_json() for channel in self._channels]
         counted = [{(s, i): n for s, i, n in report["online"]} for report in reports]
+        offline = [sum(size for _, size in report["offline"]) for report in reports]
+        rounds, dealer = int(reports[0]["rounds"]), reports[0]["dealer"]
+        self._watch(Progress("online", rounds, rounds))
         return ClusterResult(
             outputs,
             reports[0]["route"],
             (sum(counted[0].values()), sum(counted[1].values())),
-            int(reports[0]["rounds"]),
+            rounds,
             done - ready,
-            (_total(offline[0]), _total(offline[1])),
+            (offline[0], offline[1]),
             ready - began,
             (counted[0], counted[1]),
+            float(dealer["seconds"]),
+            {
+                "dealer": int(dealer["memory"]),
+                "party0": int(reports[0]["memory"]),
+                "party1": int(reports[1]["memory"]),
+                "client": peak_memory(),
+            },
         )
 
-
-def _total(blocks: list[list[int]]) -> int:
-    return sum(size for _, size in blocks)
+    def _answer(self, channel: TcpChannel) -> dict[str, Any]:
+        """Return the next control message that is not about progress."""
+        while True:
+            fields = channel.receive_json()
+            if "progress" not in fields:
+                return fields
+            phase, done, total = fields["progress"]
+            self._watch(Progress(str(phase), int(done), int(total)))
 
 
 def _spawn(config: dict[str, Any]) -> subprocess.Popen[str]:

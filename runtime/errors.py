@@ -21,3 +21,7 @@ class ProtocolError(RunError):
 
 class KernelError(RunError, ValueError):
     """Kernels that do not exist, or that this machine cannot run."""
+
+
+class SpoolError(RunError):
+    """A disk that is full or fails, or a file on it that is not as it was written."""

@@ -73,7 +73,8 @@ class LocalSession:
             Party(public, p, kernels, own[p], self._peers[p], clients[p][0]) for p in (0, 1)
         ]
         self._stock: dict[int, list[Prepared]] = {}
-        self._both(lambda p: self.parties[p].load_weights(shares[p]))
+        names = program.weights()
+        self._both(lambda p: self.parties[p].load_weights(shares[p][name] for name in names))
 
     def _both(self, work: Callable[[int], T]) -> list[T]:
         """Run `work` for both parties at once. Raises what the first failing one raised."""
@@ -100,9 +101,16 @@ class LocalSession:
 
     def _block(self, segment: int) -> list[Prepared]:
         material = self.dealer.deal(segment)
-        self.offline.add(segment, (len(material.to_party[0]), len(material.to_party[1])))
+        channels = [local_pair(f"party {p}", "the dealer") for p in (0, 1)]
+        sizes = [0, 0]
+        for messages in material.messages:
+            for p, message in enumerate(messages):
+                if message.size:
+                    channels[p][1].send(message.data)
+                    sizes[p] += message.size
+        self.offline.add(segment, (sizes[0], sizes[1]))
         return [
-            self.parties[p].prepare(material.block, segment, material.to_party[p]) for p in (0, 1)
+            self.parties[p].prepare(material.block, segment, channels[p][0].receive) for p in (0, 1)
         ]
 
     def infer(self, inputs: Mapping[str, Array]) -> Result:
@@ -120,7 +128,9 @@ class LocalSession:
 
         def work(p: int) -> Inference:
             self.parties[p].send_input_masks(shared[p])
-            return self.parties[p].infer(shared[p], [self._stock[k][p] for k in routed])
+            run = self.parties[p].infer(shared[p], [self._stock[k][p] for k in routed])
+            self.parties[p].send_outputs(run)
+            return run
 
         client = threading.Thread(target=self._send_inputs, args=(inputs,), daemon=True)
         client.start()
