@@ -33,7 +33,10 @@ def share_weights(program: Program) -> Shares:
     check_weights(program)
     shares: Shares = ({}, {})
     for name in program.weights():
-        shares[0][name], shares[1][name] = share_weight(program, name)
+        type_ = program.constants[name].type
+        dtype = ring_dtype(type_.width)
+        first = np.frombuffer(secrets.token_bytes(type_.size * dtype.itemsize), dtype)
+        shares[0][name], shares[1][name] = share_weight(program, name, first.reshape(type_.shape))
     return shares
 
 
@@ -44,13 +47,10 @@ def check_weights(program: Program) -> None:
             raise ProgramError(f"the program does not carry the weight {name}; give shares of it")
 
 
-def share_weight(program: Program, name: str) -> tuple[Ring, Ring]:
-    """Return additive shares of a weight that the program carries."""
+def share_weight(program: Program, name: str, first: Ring) -> tuple[Ring, Ring]:
+    """Return additive shares of a weight that the program carries; `first` is uniform, fresh."""
     const = program.constants[name]
     assert const.data is not None
-    dtype = ring_dtype(const.type.width)
-    first = np.frombuffer(secrets.token_bytes(const.type.size * dtype.itemsize), dtype)
-    first = first.reshape(const.type.shape)
     return first, np.asarray(const.data - first)
 
 

@@ -30,7 +30,7 @@ from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
 from srcompile.runtime.progress import Progress, Ticker, Watch
-from srcompile.runtime.ring import Ring
+from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.stock import MEMORY
 from srcompile.runtime.usage import peak_memory
 
@@ -201,22 +201,22 @@ class LocalCluster:
         names = self.program.weights()
         sizes = [self.program.constants[name].type.packed_bytes for name in names]
         ticker, done, total = Ticker(self._watch), 0, 2 * sum(sizes)
-        for name, size in zip(names, sizes, strict=True):
-            width = self.program.constants[name].type.width
-            for channel, share in zip(self._channels, self._weight_shares(name), strict=True):
-                channel.send(self.kernels.pack(share, width).data)
+        source = Seeded(secrets.token_bytes(16), self.kernels)
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            type_ = self.program.constants[name].type
+            if isinstance(self._owner, Program):
+                shares = share_weight(self._owner, name, source.ring(0, number, type_))
+            else:
+                assert self._owner is not None
+                shares = self._owner[0][name], self._owner[1][name]
+            for channel, share in zip(self._channels, shares, strict=True):
+                channel.send(self.kernels.pack(share, type_.width).data)
             done += 2 * size
             ticker.tell("setup", done, total)
         self._owner = None
         ready = [channel.receive_json() for channel in self._channels]
         self.setup_bytes = (int(ready[0]["setup_bytes"]), int(ready[1]["setup_bytes"]))
         self._watch(Progress("setup", total, total))
-
-    def _weight_shares(self, name: str) -> tuple[Ring, Ring]:
-        assert self._owner is not None
-        if isinstance(self._owner, Program):
-            return share_weight(self._owner, name)
-        return self._owner[0][name], self._owner[1][name]
 
     def _infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         began = time.perf_counter()

@@ -20,10 +20,13 @@ from srcompile.runtime.client import (
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.material import material_bytes, rounds_of
 from srcompile.runtime.openings import Counters
 from srcompile.runtime.party import Inference, Party, Prepared
 from srcompile.runtime.program import Program
+from srcompile.runtime.progress import Ticker, Watch
 from srcompile.runtime.randomness import Randomness, Seeded
+from srcompile.runtime.stock import Stock
 
 T = TypeVar("T")
 
@@ -59,8 +62,11 @@ class LocalSession:
         shares: Shares | None = None,
         sources: tuple[Randomness, Randomness] | None = None,
         peers: tuple[Any, Any] | None = None,
+        watch: Watch | None = None,
+        stocks: tuple[Stock, Stock] | None = None,
     ) -> None:
         self.program, self.kernels = program, kernels
+        self._ticker, self._rounds = Ticker(watch or (lambda progress: None)), rounds_of(program)
         self.offline = Offline()
         shares = shares or share_weights(program)
         self.dealer = Dealer(program, kernels, sources)
@@ -69,8 +75,10 @@ class LocalSession:
         clients = [local_pair(f"party {p}", "the client") for p in (0, 1)]
         self._clients: list[LocalChannel] = [ends[1] for ends in clients]
         public = program.for_parties()
+        stocks = stocks or (Stock(), Stock())
         self.parties = [
-            Party(public, p, kernels, own[p], self._peers[p], clients[p][0]) for p in (0, 1)
+            Party(public, p, kernels, own[p], self._peers[p], clients[p][0], stocks[p])
+            for p in (0, 1)
         ]
         self._stock: dict[int, list[Prepared]] = {}
         names = program.weights()
@@ -102,12 +110,13 @@ class LocalSession:
     def _block(self, segment: int) -> list[Prepared]:
         material = self.dealer.deal(segment)
         channels = [local_pair(f"party {p}", "the dealer") for p in (0, 1)]
-        sizes = [0, 0]
+        sizes, total = [0, 0], material_bytes(self.program, segment)[0]
         for messages in material.messages:
             for p, message in enumerate(messages):
                 if message.size:
                     channels[p][1].send(message.data)
                     sizes[p] += message.size
+            self._ticker.tell("offline", sizes[0], total)
         self.offline.add(segment, (sizes[0], sizes[1]))
         return [
             self.parties[p].prepare(material.block, segment, channels[p][0].receive) for p in (0, 1)
@@ -128,7 +137,8 @@ class LocalSession:
 
         def work(p: int) -> Inference:
             self.parties[p].send_input_masks(shared[p])
-            run = self.parties[p].infer(shared[p], [self._stock[k][p] for k in routed])
+            branches = [self._stock[k][p] for k in routed]
+            run = self.parties[p].infer(shared[p], branches, self._observed if p == 0 else None)
             self.parties[p].send_outputs(run)
             return run
 
@@ -141,6 +151,9 @@ class LocalSession:
             del self._stock[routed[route]]
         outputs = receive_outputs(self.program, self._clients, self.kernels)
         return Result(outputs, route, (runs[0].counters, runs[1].counters))
+
+    def _observed(self, done: int) -> None:
+        self._ticker.tell("online", done, self._rounds)
 
     def _send_inputs(self, inputs: Mapping[str, Array]) -> None:
         with contextlib.suppress(ProtocolError):  # the party that ended the channel says why

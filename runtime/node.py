@@ -23,8 +23,7 @@ from srcompile.runtime.channels.tcp import accept, connect
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
-from srcompile.runtime.material import material_bytes
-from srcompile.runtime.openings import rounds
+from srcompile.runtime.material import material_bytes, rounds_of
 from srcompile.runtime.party import Inference, Party, Prepared
 from srcompile.runtime.program import Program
 from srcompile.runtime.program import load as load_program
@@ -268,12 +267,6 @@ def _report(run: Inference) -> dict[str, Any]:
         "rounds": run.counters.rounds,
         "online": [[segment, index, n] for (segment, index), n in run.counters.online.items()],
     }
-
-
-def rounds_of(program: Program) -> int:
-    """Return the rounds of an inference, on the route that has most."""
-    counts = [len(rounds(body)) for body in program.functions["online"]]
-    return counts[0] + max(counts[1:], default=0)
 
 
 def main() -> None:

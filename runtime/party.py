@@ -29,7 +29,7 @@ from srcompile.runtime.openings import (
     largest_message,
     rounds,
 )
-from srcompile.runtime.preparation import CHUNK_BYTES, MATERIAL, Chunk, chunks, material_of
+from srcompile.runtime.preparation import MATERIAL, Chunk, chunks, material_of
 from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK, Randomness
 from srcompile.runtime.ring import Compute, Ring
@@ -64,7 +64,6 @@ class Party:
     """Party 0 or 1. `peer` is the channel to the other party, `client` the one to the client.
 
     `stock` is the memory, and the disk beyond it, for prepared blocks: memory alone by default.
-    A block is kept in chunks of about `chunk_bytes`.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class Party:
         peer: Channel,
         client: Channel,
         stock: Stock | None = None,
-        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.program, self.index, self.kernels = program, index, kernels
         self.setup_bytes = 0
@@ -93,7 +91,7 @@ class Party:
         self._messages = (np.empty(size, np.uint8), np.empty(size, np.uint8))  # ours, theirs
         needed = frozenset(n for _, i in program.instructions("online") for n in i.inputs)
         bodies = program.functions["prepare"]
-        self._chunks = [chunks(body, needed, chunk_bytes) for body in bodies]
+        self._chunks = [chunks(body, needed, self._stock.chunk_bytes) for body in bodies]
         self._home = {
             name: (segment, number)
             for segment, parts in enumerate(self._chunks)

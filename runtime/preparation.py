@@ -16,9 +16,6 @@ from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import ring_dtype
 from srcompile.runtime.program import Instruction
 
-CHUNK_BYTES = 16 << 20
-"""Values of a chunk, unless one instruction makes more."""
-
 DEAR = frozenset({"matmul", "conv2d"})
 KEYS = frozenset({"table_key", "sign_key"})
 MATERIAL = KEYS | {"correlation"}
@@ -58,11 +55,10 @@ def memory_of(type_: RingType) -> int:
     return type_.size * each
 
 
-def chunks(
-    body: Sequence[Instruction], needed: frozenset[str], limit: int = CHUNK_BYTES
-) -> tuple[Chunk, ...]:
+def chunks(body: Sequence[Instruction], needed: frozenset[str], limit: int) -> tuple[Chunk, ...]:
     """Return the chunks of a segment of `prepare`; the online function reads the values `needed`.
 
+    A chunk's instructions make `limit` bytes, unless a single one makes more.
     An instruction belongs to the chunk in which its last operand is made, so that what is late
     there depends on that chunk alone: what does not is early.
     """

@@ -24,14 +24,19 @@ MEMORY = 1 << 30
 """The default budget in bytes: weights and working memory of BERT-base leave as much of 2.5 GB."""
 
 
+CHUNK_BYTES = 16 << 20
+LEAST_CHUNK_BYTES = 1 << 12
+
+
 class Stock:
     """The memory budget, in bytes, and the spool of all blocks that a party holds.
 
-    Without a spool everything stays in memory.
+    Without a spool everything stays in memory. Chunks are a small part of the budget.
     """
 
     def __init__(self, memory: int = MEMORY, spool: Spool | None = None) -> None:
         self.memory, self.spool = memory, spool
+        self.chunk_bytes = min(CHUNK_BYTES, max(memory // 16, LEAST_CHUNK_BYTES))
         self.used = 0
         self.changed = threading.Condition()
 
@@ -60,7 +65,8 @@ class Shelf:
         self._sizes, self._order = sizes, order
         self._ready: dict[int, Env] = {}
         self._records: dict[int, Record] = {}
-        self._wanted = self._closed = False
+        self._wanted = -1  # the chunk that somebody waits for
+        self._closed = False
         self._error: BaseException | None = None
         self._reader: threading.Thread | None = None
 
@@ -89,10 +95,10 @@ class Shelf:
             self._reader = threading.Thread(target=self._read_ahead, daemon=True)
             self._reader.start()
         with self._stock.changed:
-            self._wanted = True
+            self._wanted = number
             self._stock.changed.notify_all()
             self._stock.changed.wait_for(lambda: number in self._ready or self._error is not None)
-            self._wanted = False
+            self._wanted = -1
             if number not in self._ready:
                 assert self._error is not None
                 raise self._error
@@ -122,9 +128,10 @@ class Shelf:
         self._records.clear()
 
     def _has_room(self, number: int) -> bool:
-        """Whether a chunk may come into memory: it fits, it is wanted, or it is the only one."""
-        alone = not self._ready
-        return alone or self._wanted or self._closed or self._stock.fits(self._sizes[number])
+        """Whether a chunk may come into memory: it fits, is the only one, or somebody waits."""
+        if self._closed or not self._ready or self._stock.fits(self._sizes[number]):
+            return True
+        return self._wanted >= 0 and self._wanted not in self._ready
 
     def _add(self, number: int, values: Env) -> None:
         with self._stock.changed:

@@ -211,7 +211,7 @@ class RecordedSession(LocalSession):
         prepared = []
         for p, (party, view) in enumerate(zip(self.parties, self.views, strict=True)):
             messages = [pair[p].tobytes() for pair in dealt if pair[p].size]
-            view.material.extend(messages)
+            view.material.append(b"".join(messages))
             prepared.append(party.prepare(material.block, segment, one_by_one(messages)))
         return prepared
 
