@@ -57,9 +57,11 @@ class Spool:
             raise self._failed("made", error) from None
 
     def write(self, parts: Sequence[Bytes]) -> Record:
-        """Write a record. Raises SpoolError if the disk is full or fails."""
+        """Write a record; an empty one takes no file. Raises SpoolError if the disk fails."""
         record = Record(next(self._numbers), tuple(len(part) for part in parts))
         places = record.places
+        if not places[-1]:
+            return record  # there is nothing to read back
         plain = np.zeros(places[-1], np.uint8)
         for place, part in zip(places, parts, strict=False):
             plain[place : place + len(part)] = part
@@ -82,6 +84,8 @@ class Spool:
         Raises SpoolError if it is not there, shorter or longer than it was, or not what it was.
         """
         size = record.places[-1]
+        if not size:
+            return [np.empty(0, np.uint8) for _ in record.sizes]
         plain = np.empty(size, np.uint8)
         try:
             with self._path(record).open("rb", buffering=0) as file:

@@ -12,14 +12,14 @@ import pytest
 
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
-from srcompile.runtime import cluster as cluster_module
+from srcompile.runtime.client import send_inputs
 from srcompile.runtime.cluster import LocalCluster
 from srcompile.runtime.errors import ProtocolError, SpoolError
 from srcompile.runtime.material import material_bytes, rounds_of
 from srcompile.runtime.progress import Progress
 from tests.support.builds import BUILDS, compiled
 
-BUILD = BUILDS["softmax"]
+BUILD = BUILDS["deep"]
 STAGES = compiled(BUILD)
 MODES: dict[str, dict[str, Any]] = {
     "in memory": {},
@@ -31,7 +31,7 @@ each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 
 
 @each_mode
-@pytest.mark.parametrize("name", ["softmax", "pool"])
+@pytest.mark.parametrize("name", ["deep", "pool"])
 def test_results_and_counters_are_the_same_wherever_material_is(
     name: str, mode: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -63,13 +63,12 @@ def test_results_and_counters_are_the_same_wherever_material_is(
 
 def when_ready(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
     """Do `work` when material is there, before the client sends its inputs."""
-    send = cluster_module.send_inputs
 
     def sent(*arguments: Any) -> None:
         work()
-        send(*arguments)
+        send_inputs(*arguments)
 
-    monkeypatch.setattr(cluster_module, "send_inputs", sent)
+    monkeypatch.setattr("srcompile.runtime.cluster.send_inputs", sent)
 
 
 def test_material_on_disk_is_private_and_gone_after_use(

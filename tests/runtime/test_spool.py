@@ -25,7 +25,7 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path / "spool")
 
 
-@pytest.mark.parametrize("sizes", [(), (0,), (1, 0, 64, 65), (FRAME,), (FRAME - 64, 3 * FRAME + 7)])
+@pytest.mark.parametrize("sizes", [(1, 0, 64, 65), (FRAME,), (FRAME - 64, 3 * FRAME + 7)])
 def test_a_record_is_read_as_it_was_written_and_removed(
     sizes: tuple[int, ...], spool: Spool, tmp_path: Path
 ) -> None:
@@ -36,6 +36,15 @@ def test_a_record_is_read_as_it_was_written_and_removed(
     assert list((tmp_path / "spool").iterdir()) == []
     with pytest.raises(SpoolError, match="cannot be read: No such file"):
         spool.take(record)
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (0, 0)])
+def test_a_record_without_bytes_takes_no_file(
+    sizes: tuple[int, ...], spool: Spool, tmp_path: Path
+) -> None:
+    record = spool.write(parts(*sizes))
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert [len(p) for p in spool.take(record)] == list(sizes)
 
 
 def test_only_the_owner_can_read_files_and_folder_and_they_tell_nothing(
