@@ -37,6 +37,7 @@ from srcompile.runtime.usage import peak_memory
 BLOCK = struct.Struct(">QI")
 DEALT = struct.Struct(">dQ")  # after a block: seconds that making it took, peak memory in bytes
 STOP = 0xFFFFFFFF
+PATIENCE_S = 3600.0  # the dealer's, while a party takes no material and asks for none
 REQUEST = struct.Struct(">I")
 PARTY_NAMES = ("party 0", "party 1")
 PARTY_FOLDERS = ("party0", "party1")
@@ -88,7 +89,8 @@ def run_dealer(config: Config, program: Program) -> None:
     digest = program.digest()
     dealer = Dealer(program, load_kernels(config.kernels))
     channels = [
-        connect(config.ports[p], "dealer", PARTY_NAMES[p], config.token, digest) for p in (0, 1)
+        connect(config.ports[p], "dealer", PARTY_NAMES[p], config.token, digest, PATIENCE_S)
+        for p in (0, 1)
     ]
     for channel, seed in zip(channels, dealer.seeds, strict=True):
         channel.send(seed)

@@ -190,7 +190,9 @@ def listen() -> socket.socket:
     return socket.create_server((LOOPBACK, 0))
 
 
-def connect(port: int, role: str, peer: str, token: bytes, digest: str) -> TcpChannel:
+def connect(
+    port: int, role: str, peer: str, token: bytes, digest: str, timeout_s: float = 120.0
+) -> TcpChannel:
     """Connect to `peer` as `role`. Raises ProtocolError if it is not there or not who it should be.
 
     Both sides prove that they have the token, and that they run the program with this digest.
@@ -199,7 +201,7 @@ def connect(port: int, role: str, peer: str, token: bytes, digest: str) -> TcpCh
         connection = socket.create_connection((LOOPBACK, port), timeout=30)
     except OSError as error:
         raise ProtocolError(f"{peer} cannot be reached: {error}") from None
-    channel = TcpChannel(connection, peer)
+    channel = TcpChannel(connection, peer, timeout_s)
     nonce = secrets.token_hex(16)
     try:
         channel.send_json({"role": role, "nonce": nonce})
