@@ -31,7 +31,7 @@ from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
 from srcompile.runtime.progress import Progress, Ticker, Watch
 from srcompile.runtime.randomness import Seeded
-from srcompile.runtime.stock import MEMORY
+from srcompile.runtime.stock import default_memory
 from srcompile.runtime.usage import peak_memory
 
 ROLES = ("dealer", "party0", "party1")
@@ -60,10 +60,10 @@ class ClusterResult:
 class LocalCluster:
     """Starts the processes, loads the weights, and runs inferences. Use it as a context manager.
 
-    Each party keeps `memory` bytes of prepared material in memory, and the rest in encrypted files
-    below the folder `spool`, or a temporary one. With `running` material is dealt while an
-    inference runs, and nothing is written. `watch` is told how far setup, offline and online phases
-    are. Raises ProtocolError, with what the failing process said, if one of them fails.
+    Each party keeps `memory` bytes of prepared material in memory (see `default_memory`), and the
+    rest in encrypted files below the folder `spool`, or a temporary one. With `running` material is
+    dealt while an inference runs, and only that of branches may be written. `watch` is told how far
+    setup, offline and online phases are. Raises ProtocolError, with what the failing process said, if one of them fails.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LocalCluster:
         shares: Shares | None = None,
         kernels: str | None = None,
         *,
-        memory: int = MEMORY,
+        memory: int | None = None,
         running: bool = False,
         spool: str | Path | None = None,
         watch: Watch | None = None,
@@ -83,7 +83,8 @@ class LocalCluster:
             check_weights(program)
         self._owner: Program | Shares | None = shares or program  # until the weights are loaded
         self._kernels_name = kernels
-        self._memory, self._running, self._spool = memory, running, spool
+        self._memory = default_memory(program) if memory is None else memory
+        self._running, self._spool = running, spool
         self._watch: Watch = watch or (lambda progress: None)
         self._folder = tempfile.TemporaryDirectory(prefix="srcompile-")  # mode 0700
         self._other: tempfile.TemporaryDirectory[str] | None = None

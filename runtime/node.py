@@ -31,7 +31,7 @@ from srcompile.runtime.progress import Progress, Ticker
 from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.ring import Ring
 from srcompile.runtime.spool import Spool
-from srcompile.runtime.stock import MEMORY, Stock
+from srcompile.runtime.stock import Stock
 from srcompile.runtime.usage import peak_memory
 
 BLOCK = struct.Struct(">QI")
@@ -57,7 +57,7 @@ class Config:
     ports: tuple[int, int]
     listener: int = -1
     kernels: str | None = None
-    memory: int = MEMORY
+    memory: int = 0
     running: bool = False
     spool: str = ""
 

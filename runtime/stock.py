@@ -15,17 +15,31 @@ from contextlib import suppress
 from srcompile.runtime.engine import Env
 from srcompile.runtime.errors import RunError
 from srcompile.runtime.gates import Bytes
+from srcompile.runtime.preparation import memory_of
+from srcompile.runtime.program import Program
 from srcompile.runtime.spool import Record, Spool
 
 Finish = Callable[[int, Sequence[Bytes]], Env]
 """From a chunk's number and the parts of its record to its values."""
 
-MEMORY = 1 << 30
-"""The default budget in bytes: weights and working memory of BERT-base leave as much of 2.5 GB."""
+MEMORY = (256 << 20, 1 << 30)
+"""The least and the largest default budget, in bytes."""
+PARTY = 2 << 30
+"""What a party should need for its weights and its material together; the rest of it takes less
+than 400 MB for BERT-base."""
 
 
 CHUNK_BYTES = 16 << 20
 LEAST_CHUNK_BYTES = 1 << 12
+
+
+def default_memory(program: Program) -> int:
+    """Return the budget that a party has for a program if nobody says another.
+
+    It is what the two arrays that a party has of each weight leave of `PARTY`, within `MEMORY`.
+    """
+    weights = sum(memory_of(program.constants[name].type) for name in program.weights())
+    return max(MEMORY[0], min(MEMORY[1], PARTY - 2 * weights))
 
 
 class Stock:
@@ -34,7 +48,7 @@ class Stock:
     Without a spool everything stays in memory. Chunks are a small part of the budget.
     """
 
-    def __init__(self, memory: int = MEMORY, spool: Spool | None = None) -> None:
+    def __init__(self, memory: int = MEMORY[1], spool: Spool | None = None) -> None:
         self.memory, self.spool = memory, spool
         self.chunk_bytes = min(CHUNK_BYTES, max(memory // 16, LEAST_CHUNK_BYTES))
         self.used = 0

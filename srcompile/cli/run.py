@@ -17,7 +17,6 @@ from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, load
 from srcompile.runtime.shares import read_shares
-from srcompile.runtime.stock import MEMORY
 
 
 @click.group()
@@ -44,10 +43,9 @@ def main() -> None:
 @click.option(
     "--memory",
     type=click.IntRange(min=0),
-    default=MEMORY >> 20,
-    show_default=True,
     metavar="MIB",
-    help="Memory of each party for prepared material; what is more goes to disk, encrypted.",
+    help="Memory of each party for prepared material, 1024 by default, or less beside large "
+    "weights; what is more goes to disk, encrypted.",
 )
 @click.option("--spool", metavar="FOLDER", help="Where to put it; a temporary folder otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -57,7 +55,7 @@ def local(
     input_file: str,
     weights: tuple[str, str] | None,
     material: str,
-    memory: int,
+    memory: int | None,
     spool: str | None,
     as_json: bool,
 ) -> None:
@@ -76,7 +74,7 @@ def local(
         cluster = LocalCluster(
             program,
             shares,
-            memory=memory << 20,
+            memory=None if memory is None else memory << 20,
             running=material == "running",
             spool=spool,
             watch=progress.watch,

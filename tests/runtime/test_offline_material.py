@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 from srcompile.ops import registry
+from srcompile.ops.builder import GraphBuilder
 from srcompile.ops.interpreter import evaluate
+from srcompile.passes.cost import NETWORKS
+from srcompile.passes.pipeline import Options, run_pipeline
 from srcompile.runtime.client import send_inputs
 from srcompile.runtime.cluster import LocalCluster
 from srcompile.runtime.errors import ProtocolError, SpoolError
 from srcompile.runtime.material import material_bytes, rounds_of
 from srcompile.runtime.progress import Progress
-from tests.support.builds import BUILDS, compiled
+from tests.support.builds import BUILDS, PRECISE, Build, compiled
 
 BUILD = BUILDS["deep"]
 STAGES = compiled(BUILD)
@@ -25,7 +28,7 @@ MODES: dict[str, dict[str, Any]] = {
     "in memory": {},
     "on disk": {"memory": 0},
     "while running": {"running": True},
-    "while running, with no memory": {"running": True, "memory": 0},
+    "while running, no memory": {"running": True, "memory": 0},
 }
 each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 
@@ -59,6 +62,40 @@ def test_results_and_counters_are_the_same_wherever_material_is(
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert not files or ("memory" in mode and len(stocked) > 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def _wide() -> Build:
+    """Gates on so many elements that their keys outweigh everything else."""
+    b = GraphBuilder(registry())
+    x = b.emit("input", [], {"name": "x", "shape": (1, 1 << 16)}, "%x")
+    for _ in range(8):
+        x = b.emit("offset", [b.emit("relu", [x])], {"by": -0.5})
+    b.emit("output", [x], {"name": "y"})
+    b.end_segment("main")
+    rng = np.random.default_rng(1)
+    samples = [{"x": rng.uniform(-2, 2, (1, 1 << 16)).astype(np.float32)} for _ in range(2)]
+    return Build("wide", b.module(), tuple(samples))
+
+
+def test_a_party_with_little_memory_takes_less() -> None:
+    # given a program whose material is large
+    build = _wide()
+    options = Options("2pc", NETWORKS["lan"], PRECISE)
+    program = run_pipeline(build.module, build.samples, registry(), options).program
+    size = min(material_bytes(program, 0))
+    assert size > 60_000_000
+    # when it runs with memory, on disk, and while running
+    peaks = []
+    for mode in (MODES[name] for name in ("in memory", "on disk", "while running, no memory")):
+        with LocalCluster(program, **mode) as cluster:
+            results = [cluster.infer(sample) for sample in build.samples]
+        peaks.append([results[-1].memory[role] for role in ("party0", "party1", "dealer")])
+    # then the parties take as much less as the material is, but for the chunks in use
+    for party in (0, 1):
+        assert peaks[1][party] < peaks[0][party] - size // 2
+        assert peaks[2][party] < peaks[0][party] - size // 2
+    # and the dealer never has it as a whole
+    assert all(peak[2] < peaks[0][0] - size // 2 for peak in peaks)
 
 
 def when_ready(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 from srcompile.runtime.engine import Env
 from srcompile.runtime.errors import ProtocolError, SpoolError
 from srcompile.runtime.gates import Bytes
+from srcompile.runtime.isa import RingType
+from srcompile.runtime.program import Constant
 from srcompile.runtime.spool import Spool
-from srcompile.runtime.stock import Shelf, Stock
+from srcompile.runtime.stock import Shelf, Stock, default_memory
+from tests.support.builds import BUILDS, compiled
 
 COUNT, SIZE = 12, 100
 
@@ -119,3 +123,15 @@ def test_material_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> 
     folder.rmdir()
     with pytest.raises(SpoolError, match="cannot be written to: No such file or directory"):
         shelf.put(0, record(0))
+
+
+@pytest.mark.parametrize(
+    ("weights", "width", "expected"),
+    [(1 << 20, 32, 1 << 30), (150 << 20, 32, (2 << 30) - (1200 << 20)), (1 << 30, 33, 256 << 20)],
+)
+def test_large_weights_leave_less_memory_for_material(
+    weights: int, width: int, expected: int
+) -> None:
+    program = compiled(BUILDS["mlp"]).program
+    large = {"@w": Constant(RingType("share", width, (weights,)))}
+    assert default_memory(replace(program, constants=large)) == expected
