@@ -63,7 +63,8 @@ class LocalCluster:
     Each party keeps `memory` bytes of prepared material in memory (see `default_memory`), and the
     rest in encrypted files below the folder `spool`, or a temporary one. With `running` material is
     dealt while an inference runs, and only that of branches may be written. `watch` is told how far
-    setup, offline and online phases are. Raises ProtocolError, with what the failing process said, if one of them fails.
+    setup, offline and online phases are. Raises ProtocolError, with what the failing process said,
+    if one of them fails.
     """
 
     def __init__(
