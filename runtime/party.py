@@ -124,7 +124,8 @@ class Party:
                 elif size := material_of(i, self.index):
                     steps.append(Step(partial(_put_aside, size), (), ()))
             kept = tuple(name for name, _ in chunk.kept)
-            steps.append(Step(partial(_put_on_shelf, number, kept), kept, ()))
+            put = partial(_put_on_shelf, number, kept) if chunk.values else _put_nowhere
+            steps.append(Step(put, kept, ()))
         return with_drops(steps)
 
     def _plan_late(self, chunk: Chunk) -> Plan:
@@ -286,9 +287,10 @@ class Party:
         """
         self._use(shared)
         routes = frozenset(s.route for s in self.program.segments)
-        env, shared.inputs = dict(self._engine.public) | self._with_inputs(shared), None
-        run = _Online(env, routes, {0: shared.shelf}, observe)
+        run = _Online(dict(self._engine.public), routes, {0: shared.shelf}, observe)
         try:
+            run.env.update(self._with_inputs(shared))
+            shared.inputs = None
             with np.errstate(over="ignore"):
                 self._engine.run(self._online_plans[0], run)
                 if run.route is not None:
@@ -396,6 +398,10 @@ def _put_on_shelf(number: int, kept: Sequence[str], run: _Arriving) -> None:
     values = [np.ascontiguousarray(run.env[name]).reshape(-1).view(np.uint8) for name in kept]
     aside, run.aside = run.aside, []
     run.shelf.put(number, [*values, *aside])
+
+
+def _put_nowhere(run: _Arriving) -> None:
+    run.aside = []
 
 
 @dataclass

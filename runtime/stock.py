@@ -149,8 +149,11 @@ class Shelf:
 
     def _add(self, number: int, values: Env) -> None:
         with self._stock.changed:
-            self._ready[number] = values
-            self._stock.changed.notify_all()
+            if self._closed:
+                self._release(number)
+            else:
+                self._ready[number] = values
+                self._stock.changed.notify_all()
 
     def _release(self, number: int) -> None:
         self._stock.used -= self._sizes[number]

@@ -83,8 +83,8 @@ def test_blocks_of_a_pool_are_used_once_and_kept_until_then(
     used: Counter[tuple[int, int]] = Counter()
     infer = Party.infer
 
-    def counted(self: Party, shared: Any, branches: Any = ()) -> Any:
-        result = infer(self, shared, branches)
+    def counted(self: Party, shared: Any, branches: Any = (), observe: Any = None) -> Any:
+        result = infer(self, shared, branches, observe)
         used[self.index, shared.block] += 1
         used[self.index, branches[result.route].block] += 1
         return result

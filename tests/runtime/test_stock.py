@@ -135,3 +135,14 @@ def test_large_weights_leave_less_memory_for_material(
     program = compiled(BUILDS["mlp"]).program
     large = {"@w": Constant(RingType("share", width, (weights,)))}
     assert default_memory(replace(program, constants=large)) == expected
+
+
+@pytest.mark.parametrize("memory", [0, 10 * SIZE * COUNT])
+def test_what_comes_after_the_end_is_forgotten(memory: int, tmp_path: Path) -> None:
+    stock = Stock(memory, Spool(tmp_path))
+    shelf = a_shelf(stock, waits=True)
+    shelf.put(0, record(0))
+    shelf.close()
+    shelf.put(1, record(1))
+    assert stock.used == 0
+    assert list(tmp_path.iterdir()) == []
