@@ -181,13 +181,18 @@ class LocalCluster:
         if self._other is not None:
             self._other.cleanup()
 
+    def _wait_for_ends(self, limit_s: float) -> None:
+        """Let the processes find out and say what failed: one after the other, they end by it."""
+        deadline = time.monotonic() + limit_s
+        while any(p.poll() is None for p in self._processes.values()):
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.01)
+
     def _fail(self, error: BaseException) -> None:
         """Stop everything and add what the first failed process said to `error`."""
-        processes = list(self._processes.values())
-        deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline and all(p.poll() is None for p in processes):
-            time.sleep(0.01)  # let the process that failed finish saying so
-        time.sleep(0.2)
+        if isinstance(error, ProtocolError):
+            self._wait_for_ends(2.0)
         said = {r: p.stderr for r, p in self._processes.items() if p.poll() not in (None, 0)}
         texts = {role: err.read().strip() for role, err in said.items() if err is not None}
         lines = [f"{role}: {text}" for role, text in texts.items() if text]  # a killed one is mute
