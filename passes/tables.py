@@ -5,7 +5,8 @@ x = i * 2^s + d with cell i and 0 <= d < 2^s. A gate reads y = t0[i] + t1[i] * d
 under MPC it may take the cell above with d negative, so each curve is fitted to cells i-1 and i.
 
 Entries are zero where nothing is wanted: outside of what is supported, unless the function is level
-there, and where it is as good as zero. They are not expanded (`entries_met`), so a table costs what is in it.
+there, and where it is as good as zero. They are not expanded (`entries_met`), so a table costs what
+is in it.
 """
 
 from __future__ import annotations

@@ -30,17 +30,28 @@ def share_weights(program: Program) -> Shares:
 
     Raises ProgramError if the program carries no weights.
     """
+    check_weights(program)
     shares: Shares = ({}, {})
     for name in program.weights():
-        const = program.constants[name]
-        if const.data is None:
-            raise ProgramError(f"the program does not carry the weight {name}; give shares of it")
-        dtype = ring_dtype(const.type.width)
-        first = np.frombuffer(secrets.token_bytes(const.type.size * dtype.itemsize), dtype)
-        first = first.reshape(const.type.shape)
-        shares[0][name] = first
-        shares[1][name] = np.asarray(const.data - first)
+        type_ = program.constants[name].type
+        dtype = ring_dtype(type_.width)
+        first = np.frombuffer(secrets.token_bytes(type_.size * dtype.itemsize), dtype)
+        shares[0][name], shares[1][name] = share_weight(program, name, first.reshape(type_.shape))
     return shares
+
+
+def check_weights(program: Program) -> None:
+    """Raise ProgramError unless the program carries all its weights."""
+    for name in program.weights():
+        if program.constants[name].data is None:
+            raise ProgramError(f"the program does not carry the weight {name}; give shares of it")
+
+
+def share_weight(program: Program, name: str, first: Ring) -> tuple[Ring, Ring]:
+    """Return additive shares of a weight that the program carries; `first` is uniform, fresh."""
+    const = program.constants[name]
+    assert const.data is not None
+    return first, np.asarray(const.data - first)
 
 
 def check_shares(program: Program, shares: Mapping[str, Array]) -> dict[str, Ring]:
@@ -147,7 +158,7 @@ def encode(tensor: Tensor, array: Array) -> Ring:
     if encoding.kind == "lookup":
         if encoding.table is None:
             raise ProgramError(f"the program does not carry the table of '{tensor.name}'")
-        scaled = np.asarray(encoding.table, np.int64)[array]
+        scaled = encoding.table[array].astype(np.int64)
     elif encoding.kind == "one_hot":
         scaled = (np.arange(encoding.rows) == array[..., None]).astype(np.int64) << tensor.frac
     else:

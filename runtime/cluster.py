@@ -20,22 +20,31 @@ from srcompile.runtime.channels.tcp import TcpChannel, connect, listen
 from srcompile.runtime.client import (
     Array,
     Shares,
+    check_weights,
     one_inference,
     receive_outputs,
     send_inputs,
-    share_weights,
+    share_weight,
 )
-from srcompile.runtime.errors import ProtocolError, RunError
+from srcompile.runtime.errors import ProtocolError, RunError, SpoolError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
+from srcompile.runtime.progress import Progress, Ticker, Watch
+from srcompile.runtime.randomness import Seeded
+from srcompile.runtime.stock import default_memory
+from srcompile.runtime.usage import peak_memory
 
 ROLES = ("dealer", "party0", "party1")
 
 
 @dataclass(frozen=True)
 class ClusterResult:
-    """One inference: outputs, route, and what each party counted and took."""
+    """One inference: outputs, route, and what each party counted and took.
+
+    `offline_s` ends when the parties are ready for the input, `dealer_s` is what the dealer worked
+    on the material. `memory` is the peak so far in bytes, by role.
+    """
 
     outputs: dict[str, Array]
     route: int | None
@@ -45,6 +54,8 @@ class ClusterResult:
     offline_bytes: tuple[int, int]
     offline_s: float
     by_instruction: tuple[Mapping[tuple[int, int], int], Mapping[tuple[int, int], int]]
+    dealer_s: float
+    memory: Mapping[str, int]
 
 
 class LocalCluster:
@@ -52,7 +63,12 @@ class LocalCluster:
 
     link: the two ends, party 0's first, of a connection for the parties, if it is not to be a new
         one over loopback; the cluster closes them.
-    Raises ProtocolError, with what the failing process said, if one of them fails.
+
+    Each party keeps `memory` bytes of prepared material in memory (see `default_memory`), and the
+    rest in encrypted files below the folder `spool`, or a temporary one. With `running` material is
+    dealt while an inference runs, and only that of branches may be written. `watch` is told how far
+    setup, offline and online phases are. Raises ProtocolError, with what the failing process said,
+    if one of them fails.
     """
 
     def __init__(
@@ -61,13 +77,24 @@ class LocalCluster:
         shares: Shares | None = None,
         kernels: str | None = None,
         link: tuple[socket.socket, socket.socket] | None = None,
+        *,
+        memory: int | None = None,
+        running: bool = False,
+        spool: str | Path | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.program = program.without_weights()
         self.kernels = load_kernels(kernels)
-        self._shares = shares or share_weights(program)
+        if shares is None:
+            check_weights(program)
+        self._owner: Program | Shares | None = shares or program  # until the weights are loaded
         self._kernels_name = kernels
         self._link = link
+        self._memory = default_memory(program) if memory is None else memory
+        self._running, self._spool = running, spool
+        self._watch: Watch = watch or (lambda progress: None)
         self._folder = tempfile.TemporaryDirectory(prefix="srcompile-")  # mode 0700
+        self._other: tempfile.TemporaryDirectory[str] | None = None
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._channels: list[TcpChannel] = []
         self.setup_bytes = (0, 0)
@@ -109,6 +136,7 @@ class LocalCluster:
     def _start(self) -> None:
         token = secrets.token_bytes(32)
         path = str(Path(self._folder.name) / "program.srp")
+        spool = self._spool_folder()
         save(self.program.for_parties(), path, weights=False)
         with listen() as first, listen() as second:
             ports = (first.getsockname()[1], second.getsockname()[1])
@@ -123,6 +151,9 @@ class LocalCluster:
                     "listener": listeners.get(role, -1),
                     "peer": peers.get(role, -1),
                     "kernels": self._kernels_name,
+                    "memory": self._memory,
+                    "running": self._running,
+                    "spool": spool,
                 }
                 self._processes[role] = _spawn(config)
         self._leave_link()  # each party has its own end now
@@ -133,6 +164,19 @@ class LocalCluster:
     def _leave_link(self) -> None:
         for end in self._link or ():
             end.close()
+
+    def _spool_folder(self) -> str:
+        """Return a private folder for the parties' files, which goes when the cluster stops."""
+        if self._spool is None:
+            return self._folder.name
+        try:
+            self._other = tempfile.TemporaryDirectory(prefix="srcompile-", dir=self._spool)
+        except OSError as error:
+            raise SpoolError(
+                f"the folder for offline material {self._spool} cannot be used: {error.strerror}; "
+                "give one that can be written to"
+            ) from None
+        return self._other.name
 
     def _stop(self, grace_s: float) -> None:
         self._leave_link()
@@ -148,10 +192,21 @@ class LocalCluster:
             if process.stderr is not None:
                 process.stderr.close()
         self._folder.cleanup()
+        if self._other is not None:
+            self._other.cleanup()
+
+    def _wait_for_ends(self, limit_s: float) -> None:
+        """Let the processes find out and say what failed: one after the other, they end by it."""
+        deadline = time.monotonic() + limit_s
+        while any(p.poll() is None for p in self._processes.values()):
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.01)
 
     def _fail(self, error: BaseException) -> None:
         """Stop everything and add what the first failed process said to `error`."""
-        time.sleep(0.2)  # let the process that failed finish saying so
+        if isinstance(error, ProtocolError):
+            self._wait_for_ends(2.0)
         said = {r: p.stderr for r, p in self._processes.items() if p.poll() not in (None, 0)}
         texts = {role: err.read().strip() for role, err in said.items() if err is not None}
         lines = [f"{role}: {text}" for role, text in texts.items() if text]  # a killed one is mute
@@ -163,38 +218,68 @@ class LocalCluster:
     # -- the client's side of the protocol
 
     def _load_weights(self) -> None:
-        for channel, shares in zip(self._channels, self._shares, strict=True):
-            for name in self.program.weights():
-                width = self.program.constants[name].type.width
-                channel.send(self.kernels.pack(shares[name], width).data)
+        """Share and send one weight after the other, and keep none."""
+        names = self.program.weights()
+        sizes = [self.program.constants[name].type.packed_bytes for name in names]
+        ticker, done, total = Ticker(self._watch), 0, 2 * sum(sizes)
+        source = Seeded(secrets.token_bytes(16), self.kernels)
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            type_ = self.program.constants[name].type
+            if isinstance(self._owner, Program):
+                shares = share_weight(self._owner, name, source.ring(0, number, type_))
+            else:
+                assert self._owner is not None
+                shares = self._owner[0][name], self._owner[1][name]
+            for channel, share in zip(self._channels, shares, strict=True):
+                channel.send(self.kernels.pack(share, type_.width).data)
+            done += 2 * size
+            ticker.tell("setup", done, total)
+        self._owner = None
         ready = [channel.receive_json() for channel in self._channels]
         self.setup_bytes = (int(ready[0]["setup_bytes"]), int(ready[1]["setup_bytes"]))
+        self._watch(Progress("setup", total, total))
 
     def _infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         began = time.perf_counter()
         for channel in self._channels:
             channel.send_json({"command": "infer"})
-        offline = [channel.receive_json()["offline"] for channel in self._channels]
+        for channel in self._channels:
+            self._answer(channel)
         ready = time.perf_counter()
         send_inputs(self.program, inputs, self._channels, self.kernels)
+        reports = [self._answer(channel) for channel in self._channels]
         outputs = receive_outputs(self.program, self._channels, self.kernels)
         done = time.perf_counter()
-        reports = [channel.receive_json() for channel in self._channels]
         counted = [{(s, i): n for s, i, n in report["online"]} for report in reports]
+        offline = [sum(size for _, size in report["offline"]) for report in reports]
+        rounds, dealer = int(reports[0]["rounds"]), reports[0]["dealer"]
+        self._watch(Progress("online", rounds, rounds))
         return ClusterResult(
             outputs,
             reports[0]["route"],
             (sum(counted[0].values()), sum(counted[1].values())),
-            int(reports[0]["rounds"]),
+            rounds,
             done - ready,
-            (_total(offline[0]), _total(offline[1])),
+            (offline[0], offline[1]),
             ready - began,
             (counted[0], counted[1]),
+            float(dealer["seconds"]),
+            {
+                "dealer": int(dealer["memory"]),
+                "party0": int(reports[0]["memory"]),
+                "party1": int(reports[1]["memory"]),
+                "client": peak_memory(),
+            },
         )
 
-
-def _total(blocks: list[list[int]]) -> int:
-    return sum(size for _, size in blocks)
+    def _answer(self, channel: TcpChannel) -> dict[str, Any]:
+        """Return the next control message that is not about progress."""
+        while True:
+            fields = channel.receive_json()
+            if "progress" not in fields:
+                return fields
+            phase, done, total = fields["progress"]
+            self._watch(Progress(str(phase), int(done), int(total)))
 
 
 def _spawn(config: dict[str, Any]) -> subprocess.Popen[str]:

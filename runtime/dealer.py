@@ -8,8 +8,8 @@ dealt twice by one Dealer.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,17 @@ from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK, Randomness, Seeded
 from srcompile.runtime.ring import Compute, Ring
 
+Messages = tuple[gates.Bytes, gates.Bytes]
+"""What an instruction gives each party; empty for the one that gets nothing."""
+
 
 @dataclass(frozen=True)
 class Material:
-    """One block: its number, its segment, and what each party gets."""
+    """One block: its number, its segment, and what each party gets, made while it is read."""
 
     block: int
     segment: int
-    to_party: tuple[bytes, bytes]
+    messages: Iterator[Messages]
 
 
 class Dealer:
@@ -66,12 +69,21 @@ class Dealer:
         ]
 
     def deal(self, segment: int) -> Material:
-        """Make the next block, for `segment`."""
+        """Begin the next block, for `segment`; its messages are made one by one, as they are read.
+
+        One block is made at a time: the one before must have been read to its end, or be given up.
+        """
         block, self._next_block = self._next_block, self._next_block + 1
+        return Material(block, segment, self._messages(block, segment))
+
+    def _messages(self, block: int, segment: int) -> Iterator[Messages]:
         run = _Block(dict(self._engine.public), block)
-        with np.errstate(over="ignore"):
-            self._engine.run(self._plans[segment], run)
-        return Material(block, segment, (b"".join(run.out[0]), b"".join(run.out[1])))
+        for step in self._plans[segment]:
+            with np.errstate(over="ignore"):
+                self._engine.run((step,), run)
+            if run.made is not None:
+                made, run.made = run.made, None
+                yield made
 
     def _weight_mask(self, name: str, number: int, type_: RingType) -> Value:
         """Return B, which masks a weight."""
@@ -94,7 +106,7 @@ class Dealer:
         def correlate(run: _Block, c: Ring) -> None:
             # P0 takes PRG_0, P1 gets c - PRG_0
             rest = c - self.sources[0].ring(run.block, slot, type_)
-            run.out[1].append(self._kernels.pack(rest, type_.width).data)
+            run.made = (_NOTHING, self._kernels.pack(rest, type_.width))
 
         return correlate
 
@@ -116,11 +128,13 @@ class Dealer:
 
         def keys(run: _Block, r: Ring) -> None:
             roots = (first.roots(run.block, slot, count), second.roots(run.block, slot, count))
-            words = make(self._kernels, r, *shape, roots)
-            for out in run.out:
-                out.append(words.data)
+            words = make(self._kernels, r, *shape, roots).reshape(-1)
+            run.made = (words, words)
 
         return keys
+
+
+_NOTHING: gates.Bytes = np.empty(0, np.uint8)
 
 
 @dataclass
@@ -129,7 +143,7 @@ class _Block:
 
     env: Env
     block: int
-    out: tuple[list[memoryview], list[memoryview]] = field(default_factory=lambda: ([], []))
+    made: Messages | None = None  # by the instruction that ran last
 
 
 def _slot(i: Instruction) -> int:

@@ -25,3 +25,7 @@ class KernelError(RunError, ValueError):
 
 class ProfileError(RunError):
     """A machine profile that is missing, damaged, or cannot be written."""
+
+
+class SpoolError(RunError):
+    """A disk that is full or fails, or a file on it that is not as it was written."""

@@ -20,10 +20,13 @@ from srcompile.runtime.client import (
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.material import material_bytes, rounds_of
 from srcompile.runtime.openings import Counters
 from srcompile.runtime.party import Inference, Party, Prepared
 from srcompile.runtime.program import Program
+from srcompile.runtime.progress import Ticker, Watch
 from srcompile.runtime.randomness import Randomness, Seeded
+from srcompile.runtime.stock import Stock
 
 T = TypeVar("T")
 
@@ -59,8 +62,11 @@ class LocalSession:
         shares: Shares | None = None,
         sources: tuple[Randomness, Randomness] | None = None,
         peers: tuple[Any, Any] | None = None,
+        watch: Watch | None = None,
+        stocks: tuple[Stock, Stock] | None = None,
     ) -> None:
         self.program, self.kernels = program, kernels
+        self._ticker, self._rounds = Ticker(watch or (lambda progress: None)), rounds_of(program)
         self.offline = Offline()
         shares = shares or share_weights(program)
         self.dealer = Dealer(program, kernels, sources)
@@ -69,11 +75,14 @@ class LocalSession:
         clients = [local_pair(f"party {p}", "the client") for p in (0, 1)]
         self._clients: list[LocalChannel] = [ends[1] for ends in clients]
         public = program.for_parties()
+        stocks = stocks or (Stock(), Stock())
         self.parties = [
-            Party(public, p, kernels, own[p], self._peers[p], clients[p][0]) for p in (0, 1)
+            Party(public, p, kernels, own[p], self._peers[p], clients[p][0], stocks[p])
+            for p in (0, 1)
         ]
         self._stock: dict[int, list[Prepared]] = {}
-        self._both(lambda p: self.parties[p].load_weights(shares[p]))
+        names = program.weights()
+        self._both(lambda p: self.parties[p].load_weights(shares[p][name] for name in names))
 
     def _both(self, work: Callable[[int], T]) -> list[T]:
         """Run `work` for both parties at once. Raises what the first failing one raised."""
@@ -100,9 +109,17 @@ class LocalSession:
 
     def _block(self, segment: int) -> list[Prepared]:
         material = self.dealer.deal(segment)
-        self.offline.add(segment, (len(material.to_party[0]), len(material.to_party[1])))
+        channels = [local_pair(f"party {p}", "the dealer") for p in (0, 1)]
+        sizes, total = [0, 0], material_bytes(self.program, segment)[0]
+        for messages in material.messages:
+            for p, message in enumerate(messages):
+                if message.size:
+                    channels[p][1].send(message.data)
+                    sizes[p] += message.size
+            self._ticker.tell("offline", sizes[0], total)
+        self.offline.add(segment, (sizes[0], sizes[1]))
         return [
-            self.parties[p].prepare(material.block, segment, material.to_party[p]) for p in (0, 1)
+            self.parties[p].prepare(material.block, segment, channels[p][0].receive) for p in (0, 1)
         ]
 
     def infer(self, inputs: Mapping[str, Array]) -> Result:
@@ -120,7 +137,10 @@ class LocalSession:
 
         def work(p: int) -> Inference:
             self.parties[p].send_input_masks(shared[p])
-            return self.parties[p].infer(shared[p], [self._stock[k][p] for k in routed])
+            branches = [self._stock[k][p] for k in routed]
+            run = self.parties[p].infer(shared[p], branches, self._observed if p == 0 else None)
+            self.parties[p].send_outputs(run)
+            return run
 
         client = threading.Thread(target=self._send_inputs, args=(inputs,), daemon=True)
         client.start()
@@ -131,6 +151,9 @@ class LocalSession:
             del self._stock[routed[route]]
         outputs = receive_outputs(self.program, self._clients, self.kernels)
         return Result(outputs, route, (runs[0].counters, runs[1].counters))
+
+    def _observed(self, done: int) -> None:
+        self._ticker.tell("online", done, self._rounds)
 
     def _send_inputs(self, inputs: Mapping[str, Array]) -> None:
         with contextlib.suppress(ProtocolError):  # the party that ended the channel says why

@@ -1,8 +1,9 @@
-"""How large a block of material is: known from the program, before anything is dealt."""
+"""How much there is to deal and to send: known from the program, before anything is dealt."""
 
 from __future__ import annotations
 
 from srcompile.runtime.isa import sends
+from srcompile.runtime.openings import rounds
 from srcompile.runtime.program import Program
 
 
@@ -14,3 +15,9 @@ def material_bytes(program: Program, segment: int) -> tuple[int, int]:
         for i in program.functions["dealer"][segment]
     ]
     return sum(s.dealer_to_p0 for s in sent), sum(s.dealer_to_p1 for s in sent)
+
+
+def rounds_of(program: Program) -> int:
+    """Return the rounds of an inference, on the route that has most."""
+    counts = [len(rounds(body)) for body in program.functions["online"]]
+    return counts[0] + max(counts[1:], default=0)

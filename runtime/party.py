@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from srcompile.runtime import gates
-from srcompile.runtime.channels import Channel
+from srcompile.runtime.channels import Channel, Sendable
 from srcompile.runtime.engine import (
     Arena,
     Bind,
@@ -21,39 +22,49 @@ from srcompile.runtime.engine import (
 )
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.isa import RingType
-from srcompile.runtime.kernels import Kernels, PackedMatrix
+from srcompile.runtime.kernels import Kernels, PackedMatrix, ring_dtype
 from srcompile.runtime.openings import (
     Counters,
     Round,
     largest_message,
     rounds,
 )
+from srcompile.runtime.preparation import MATERIAL, Chunk, chunks, material_of
 from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK, Randomness
 from srcompile.runtime.ring import Compute, Ring
+from srcompile.runtime.stock import Shelf, Stock
 
 PEERS = ("party 1", "party 0")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
-    """A block a party is ready to use, once."""
+    """A block that a party is preparing or ready to use, once.
+
+    `inputs` are the values of the chunks that hold the masks of inputs, once they are asked for.
+    """
 
     block: int
     segment: int
-    env: Env
+    shelf: Shelf
+    inputs: Env | None = None
 
 
 @dataclass(frozen=True)
 class Inference:
-    """What a party knows after an inference."""
+    """What a party knows after an inference; `outputs` are its packed shares for the client."""
 
     route: int | None
     counters: Counters
+    outputs: Mapping[str, gates.Bytes]
 
 
 class Party:
-    """Party 0 or 1. `peer` is the channel to the other party, `client` the one to the client."""
+    """Party 0 or 1. `peer` is the channel to the other party, `client` the one to the client.
+
+    `stock` is the memory, and the disk beyond it, for prepared blocks: memory alone by default.
+    """
 
     def __init__(
         self,
@@ -63,6 +74,7 @@ class Party:
         source: Randomness,
         peer: Channel,
         client: Channel,
+        stock: Stock | None = None,
     ) -> None:
         self.program, self.index, self.kernels = program, index, kernels
         self.setup_bytes = 0
@@ -71,25 +83,58 @@ class Party:
         self._shares: dict[str, Ring | PackedMatrix] = {}
         self._opened: dict[str, Ring | PackedMatrix] = {}
         self._loaded = False
+        self._stock = stock or Stock()
         self._last_block = -1
         self._last_used: dict[int, int] = {}  # segment -> block
         types = program.types("online")
         size = largest_message(program.functions["online"], types)
         self._messages = (np.empty(size, np.uint8), np.empty(size, np.uint8))  # ours, theirs
-        self._prepare_plans = self._plan_prepare()
-        self._online_plans = [self._plan_online(k, types) for k in range(len(program.segments))]
-
-    def _plan_prepare(self) -> list[Plan]:
-        needed = frozenset(n for _, i in self.program.instructions("online") for n in i.inputs)
-        own: Mapping[str, Bind] = {
+        needed = frozenset(n for _, i in program.instructions("online") for n in i.inputs)
+        bodies = program.functions["prepare"]
+        self._chunks = [chunks(body, needed, self._stock.chunk_bytes) for body in bodies]
+        self._home = {
+            name: (segment, number)
+            for segment, parts in enumerate(self._chunks)
+            for number, chunk in enumerate(parts)
+            for name in chunk.values
+        }
+        self._own_prepare: Mapping[str, Bind] = {
             "mask": self._mask,
             "correlation": self._correlation,
             "table_key": self._key,
             "sign_key": self._key,
             "weight_opened": lambda i, t: lambda run: self._opened[i.inputs[0]],
         }
-        segments = range(len(self.program.segments))
-        return [self._engine.plan("prepare", k, own, needed) for k in segments]
+        self._arriving = [self._plan_arriving(parts) for parts in self._chunks]
+        self._late = [[self._plan_late(chunk) for chunk in parts] for parts in self._chunks]
+        self._input_chunks = sorted(
+            {self._home[i.inputs[0]][1] for i in self._inputs() if i.inputs[0] in self._home}
+        )
+        self._taken: list[list[tuple[int, int]]] = []  # by segment, (segment, chunk), in order
+        self._online_plans = [self._plan_online(k, types) for k in range(len(program.segments))]
+
+    def _plan_arriving(self, parts: Sequence[Chunk]) -> Plan:
+        """Return the plan that takes a segment's material as it comes, chunk after chunk."""
+        steps: list[Step] = []
+        for number, chunk in enumerate(parts):
+            late = {i.out for i in chunk.late if i.op in MATERIAL}
+            for i in chunk.arriving:
+                if i.out not in late:
+                    steps.append(self._prepare_step(i))
+                elif size := material_of(i, self.index):
+                    steps.append(Step(partial(_put_aside, size), (), ()))
+            kept = tuple(name for name, _ in chunk.kept)
+            put = partial(_put_on_shelf, number, kept) if chunk.values else _put_nowhere
+            steps.append(Step(put, kept, ()))
+        return with_drops(steps)
+
+    def _plan_late(self, chunk: Chunk) -> Plan:
+        """Return the plan that makes the values of a chunk from its record."""
+        return with_drops([self._prepare_step(i) for i in chunk.late], frozenset(chunk.values))
+
+    def _prepare_step(self, i: Instruction) -> Step:
+        """Return an instruction of `prepare`, bound; results get arrays of their own."""
+        return self._engine.step("prepare", replace(i, buffer=-1), self._own_prepare, Arena(()))
 
     def _plan_online(self, segment: int, types: Mapping[str, RingType]) -> Plan:
         bodies = self.program.functions["online"]
@@ -98,6 +143,9 @@ class Party:
             "input": self._input,
             "weight_share": lambda i, t: lambda run: self.operand(i.inputs[0]),
         }
+        taken = dict.fromkeys((0, k) for k in self._input_chunks)
+        if segment:
+            taken |= dict.fromkeys(self._taken[0])
         body, arena = bodies[segment], Arena(bodies[segment])
         stops = rounds(body)
         steps: list[Step] = []
@@ -111,15 +159,32 @@ class Party:
             else:
                 steps.append(self._engine.step("online", body[index], own, arena))
             index = stop
-        return with_drops(steps, later if segment == 0 else frozenset())
+        found = self._with_chunks(steps, taken)
+        self._taken.append(list(taken))
+        return with_drops(found, later if segment == 0 else frozenset())
+
+    def _with_chunks(
+        self, steps: Sequence[Step], taken: dict[tuple[int, int], None]
+    ) -> Sequence[Step]:
+        """Return the steps, each behind one that takes the chunks it reads, and fill `taken`."""
+        found: list[Step] = []
+        for step in steps:
+            for name in step.reads:
+                place = self._home.get(name)
+                if place is not None and place not in taken:
+                    taken[place] = None
+                    values = self._chunks[place[0]][place[1]].values
+                    found.append(Step(partial(_take_chunk, *place), (), values))
+            found.append(step)
+        return found
 
     # -- weights
 
-    def load_weights(self, shares: Mapping[str, Ring]) -> None:
+    def load_weights(self, shares: Iterable[Ring]) -> None:
         """Take this party's weight shares and open F = W - B of those that enter products.
 
-        Both are kept as products read them (`Engine.laid_out`), and only so: a party holds two
-        arrays of each weight.
+        The shares come in the order of `Program.weights`. Both are kept as products read them
+        (`Engine.laid_out`), and only so: a party holds two arrays of each weight.
         Raises ProtocolError the second time: B masks one set of weights, and no other.
         """
         if self._loaded:
@@ -128,8 +193,7 @@ class Party:
         opened = {
             i.inputs[0] for _, i in self.program.instructions("prepare") if i.op == "weight_opened"
         }
-        for number, name in enumerate(self.program.weights()):
-            share = shares[name]
+        for number, (name, share) in enumerate(zip(self.program.weights(), shares, strict=True)):
             self._shares[name] = self._engine.laid_out("weight_share", name, share)
             if name in opened:
                 f = self._opened_weight(share, number, self.program.constants[name].type)
@@ -146,56 +210,109 @@ class Party:
 
     # -- before the input is there
 
-    def prepare(self, block: int, segment: int, material: bytes | bytearray) -> Prepared:
-        """Turn a block of material into what the online function needs. Local.
+    def begin(self, block: int, segment: int, waits: bool = False) -> Prepared:
+        """Return a block of which nothing is prepared yet; `fill` does that.
 
-        Raises ProtocolError if the material is not as long as the program says, or if the block is
-        not newer than all before it.
+        If it `waits`, `fill` waits for `infer` where memory is short, instead of using the disk.
+        Raises ProtocolError if the block is not newer than all before it.
         """
         if block <= self._last_block:
             raise ProtocolError(f"the dealer sent block {block} after block {self._last_block}")
         self._last_block = block
-        reader = _Material(dict(self._engine.public), block, memoryview(material))
+        parts = self._chunks[segment]
+        order = [k for s, k in self._taken[segment] if s == segment]
+        order += sorted(set(range(len(parts))) - set(order))
+        finish = partial(self._finish, block, segment)
+        sizes = [chunk.size for chunk in parts]
+        return Prepared(block, segment, Shelf(self._stock, finish, sizes, order, waits))
+
+    def fill(self, prepared: Prepared, receive: Callable[[int], Sendable]) -> None:
+        """Prepare a block from the dealer's messages, which `receive` returns by size, in order.
+
+        Raises what `receive` raises, and SpoolError if the disk fails.
+        """
+        run = _Arriving(dict(self._engine.public), prepared.block, prepared.shelf, receive)
+        try:
+            with np.errstate(over="ignore"):
+                self._engine.run(self._arriving[prepared.segment], run)
+        except BaseException as error:
+            prepared.shelf.fail(error)
+            raise
+
+    def prepare(self, block: int, segment: int, receive: Callable[[int], Sendable]) -> Prepared:
+        """Turn a block of material into what the online function needs, ahead of it: see `fill`."""
+        prepared = self.begin(block, segment)
+        self.fill(prepared, receive)
+        return prepared
+
+    def _finish(self, block: int, segment: int, number: int, parts: Sequence[gates.Bytes]) -> Env:
+        """Return the values of a chunk, from the parts of its record: kept values come first."""
+        chunk = self._chunks[segment][number]
+        env = dict(self._engine.public)
+        for (name, type_), part in zip(chunk.kept, parts, strict=False):
+            env[name] = part.view(ring_dtype(type_.width)).reshape(type_.shape)
+        run = _Late(env, block, iter(parts[len(chunk.kept) :]))
         with np.errstate(over="ignore"):
-            self._engine.run(self._prepare_plans[segment], reader)
-        reader.finish()
-        return Prepared(block, segment, reader.env)
+            self._engine.run(self._late[segment][number], run)
+        return {name: run.env[name] for name in chunk.values}
 
     def send_input_masks(self, prepared: Prepared) -> None:
         """Give the client this party's share of the masks of its inputs."""
+        env = self._with_inputs(prepared)
         for instruction in self._inputs():
-            mask = prepared.env[instruction.inputs[0]]
+            mask = env[instruction.inputs[0]]
             assert instruction.type is not None
             self._client.send(self.kernels.pack(mask, instruction.type.width).data)
 
+    def _with_inputs(self, prepared: Prepared) -> Env:
+        """Return the values of the chunks that hold the masks of inputs."""
+        if prepared.inputs is None:
+            taken = [prepared.shelf.take(k) for k in self._input_chunks]
+            prepared.inputs = {name: value for env in taken for name, value in env.items()}
+        return prepared.inputs
+
     # -- online
 
-    def infer(self, shared: Prepared, branches: Sequence[Prepared] = ()) -> Inference:
+    def infer(
+        self,
+        shared: Prepared,
+        branches: Sequence[Prepared] = (),
+        observe: Callable[[int], None] | None = None,
+    ) -> Inference:
         """Run one inference on `shared` and, if it is routed, on the block of the branch taken.
 
-        `branches` holds one block for each route, in order. Raises ProtocolError, before anything
-        that depends on it is sent, if a block is used already.
+        `branches` holds one block for each route, in order. After each round `observe` is called
+        with the number of rounds so far. Values are freed as soon as nothing needs them. Raises
+        ProtocolError, before anything that depends on it is sent, if a block is used already.
         """
         self._use(shared)
-        run = _Online(dict(shared.env), frozenset(s.route for s in self.program.segments))
-        with np.errstate(over="ignore"):
-            self._engine.run(self._online_plans[0], run)
-            if run.route is not None:
-                self._use(branches[run.route])
-                run.env.update(branches[run.route].env)
-                self._engine.run(self._online_plans[self._segment_of(run.route)], run)
+        routes = frozenset(s.route for s in self.program.segments)
+        run = _Online(dict(self._engine.public), routes, {0: shared.shelf}, observe)
+        try:
+            run.env.update(self._with_inputs(shared))
+            shared.inputs = None
+            with np.errstate(over="ignore"):
+                self._engine.run(self._online_plans[0], run)
+                if run.route is not None:
+                    branch = branches[run.route]
+                    self._use(branch)
+                    run.shelves[branch.segment] = branch.shelf
+                    self._engine.run(self._online_plans[branch.segment], run)
+        finally:
+            for shelf in run.shelves.values():
+                shelf.close()
+        return Inference(run.route, run.counters, run.outputs)
+
+    def send_outputs(self, inference: Inference) -> None:
+        """Give the client this party's shares of the outputs."""
         for tensor in self.program.outputs:
-            self._client.send(run.outputs[tensor.name].data)
-        return Inference(run.route, run.counters)
+            self._client.send(inference.outputs[tensor.name].data)
 
     def _use(self, prepared: Prepared) -> None:
         last = self._last_used.get(prepared.segment, -1)
         if prepared.block <= last:
             raise ProtocolError(f"block {prepared.block} is used already, or older than {last}")
         self._last_used[prepared.segment] = prepared.block
-
-    def _segment_of(self, route: int) -> int:
-        return next(k for k, s in enumerate(self.program.segments) if s.route == route)
 
     def _inputs(self) -> list[Instruction]:
         return [i for i in self.program.functions["online"][0] if i.op == "input"]
@@ -220,7 +337,7 @@ class Party:
     def _key(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         slot, count, size = _slot(i), _type(i).size, _type(i).width
 
-        def key(run: _Material) -> gates.Key:
+        def key(run: _Block) -> gates.Key:
             words = run.take(count * size).reshape(count, size)
             return gates.Key(self._source.roots(run.block, slot, count), words)
 
@@ -242,30 +359,62 @@ class Party:
 
         def action(run: _Online) -> None:
             messages.run(run, self.kernels, self._peer, peer_name)
+            if run.observe is not None:
+                run.observe(run.counters.rounds)
 
         return Step(action, messages.reads, messages.makes)
 
 
-@dataclass
-class _Material:
-    """A run of `prepare` on one block, and the reader of the dealer's bytes for it."""
+class _Block(Protocol):
+    """A run of a part of `prepare`, on one block."""
 
     env: Env
     block: int
-    data: memoryview
-    position: int = 0
 
     def take(self, size: int) -> gates.Bytes:
-        """Return the next bytes. Raises ProtocolError if there are fewer."""
-        if size > len(self.data) - self.position:
-            raise ProtocolError("the dealer's material is shorter than the program says")
-        self.position += size
-        return np.frombuffer(self.data[self.position - size : self.position], np.uint8)
+        """Return the next part of the material."""
 
-    def finish(self) -> None:
-        """Raise ProtocolError if bytes are left."""
-        if self.position != len(self.data):
-            raise ProtocolError("the dealer's material is longer than the program says")
+
+@dataclass
+class _Arriving:
+    """A run of the parts that arrive, and what is put aside for the record of a chunk."""
+
+    env: Env
+    block: int
+    shelf: Shelf
+    receive: Callable[[int], Sendable]
+    aside: list[gates.Bytes] = field(default_factory=list)
+
+    def take(self, size: int) -> gates.Bytes:
+        """Return the dealer's next message; nothing is sent where there is nothing to say."""
+        return np.frombuffer(self.receive(size) if size else b"", np.uint8)
+
+
+def _put_aside(size: int, run: _Arriving) -> None:
+    run.aside.append(run.take(size))
+
+
+def _put_on_shelf(number: int, kept: Sequence[str], run: _Arriving) -> None:
+    values = [np.ascontiguousarray(run.env[name]).reshape(-1).view(np.uint8) for name in kept]
+    aside, run.aside = run.aside, []
+    run.shelf.put(number, [*values, *aside])
+
+
+def _put_nowhere(run: _Arriving) -> None:
+    run.aside = []
+
+
+@dataclass
+class _Late:
+    """A run of the late part of a chunk, on the material that was put aside."""
+
+    env: Env
+    block: int
+    parts: Iterator[gates.Bytes]
+
+    def take(self, size: int) -> gates.Bytes:
+        """Return the next part."""
+        return next(self.parts) if size else np.empty(0, np.uint8)
 
 
 @dataclass
@@ -274,6 +423,8 @@ class _Online:
 
     env: Env
     routes: frozenset[int | None]
+    shelves: dict[int, Shelf]  # by segment
+    observe: Callable[[int], None] | None = None
     counters: Counters = field(default_factory=Counters)
     route: int | None = None
     outputs: dict[str, gates.Bytes] = field(default_factory=dict)
@@ -283,6 +434,10 @@ class _Online:
         if route not in self.routes:
             raise ProtocolError(f"the route is {route}, which is none of this program's")
         self.route = route
+
+
+def _take_chunk(segment: int, number: int, run: _Online) -> None:
+    run.env.update(run.shelves[segment].take(number))
 
 
 def _slot(i: Instruction) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,8 +239,12 @@ def _json_text(program: Program) -> str:
 
 def dumps(program: Program, *, weights: bool = True) -> bytes:
     """Return the bytes of a `.srp` file, the same for the same program."""
-    program = program if weights else program.without_weights()
     out = io.BytesIO()
+    _write_archive(out, program if weights else program.without_weights())
+    return out.getvalue()
+
+
+def _write_archive(out: IO[bytes], program: Program) -> None:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("program.json"), _json_text(program))
         for number, const in enumerate(program.constants.values()):
@@ -249,7 +253,6 @@ def dumps(program: Program, *, weights: bool = True) -> bytes:
         for number, tensor in enumerate(program.inputs):
             if tensor.encoding.table is not None:
                 _write(archive, f"tables/{number}.npy", _narrowed(tensor.encoding.table))
-    return out.getvalue()
 
 
 def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
@@ -273,7 +276,8 @@ def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
     part = target.with_name(target.name + ".part")
     part.touch(mode=mode)
     part.chmod(mode)
-    part.write_bytes(dumps(program, weights=weights))
+    with part.open("wb") as file:
+        _write_archive(file, program if weights else program.without_weights())
     part.replace(target)
 
 
@@ -283,19 +287,23 @@ def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
 def load(path: str | Path) -> Program:
     """Read and check a `.srp` file. Raises ProgramError, naming the file and what is wrong."""
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return _load(file)
     except OSError as error:
         raise ProgramError(f"{path}: {error.strerror or error}") from None
-    try:
-        return loads(content)
     except ProgramError as error:
         raise ProgramError(f"{path}: {error}") from None
 
 
 def loads(content: bytes) -> Program:
     """Read and check the bytes of a `.srp` file. Raises ProgramError."""
+    return _load(io.BytesIO(content))
+
+
+def _load(file: IO[bytes]) -> Program:
+    """Read and check a `.srp` file, an array at a time. Raises ProgramError."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(file) as archive:
             return _read(archive)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         # zipfile raises RuntimeError for a flag that says encrypted, ValueError for a strange name
@@ -371,11 +379,20 @@ def _array(archive: zipfile.ZipFile, file: str, type_: RingType) -> Array:
     dtype = ring_dtype(type_.width)
     if archive.getinfo(file).file_size > type_.size * dtype.itemsize + 4096:
         raise ProgramError(f"{file} is larger than {type_}")
-    array: Array = np.load(io.BytesIO(archive.read(file)), allow_pickle=False)
+    array: Array = _read_array(archive, file)
     if array.dtype != dtype or array.shape != type_.shape:
         raise ProgramError(f"{file} holds {array.dtype}{array.shape}, not {type_}")
     if type_.width < 8 * dtype.itemsize and array.size and int(array.max()) >> type_.width:
         raise ProgramError(f"{file} holds values of more than {type_.width} bits")
+    return array
+
+
+def _read_array(archive: zipfile.ZipFile, file: str) -> Array:
+    """Read an array of a size that is checked already, without a second copy of it."""
+    with archive.open(file) as member:
+        array: Array = np.load(member, allow_pickle=False)
+        if member.read(1):
+            raise ProgramError(f"{file} is longer than its array")
     return array
 
 
@@ -391,10 +408,10 @@ def _with_table(tensor: Tensor, number: int, archive: zipfile.ZipFile, names: se
     shape = (encoding.rows, tensor.shape[-1])
     if archive.getinfo(file).file_size > shape[0] * shape[1] * 8 + 4096:
         raise ProgramError(f"{file} is larger than a table of {shape}")
-    table: Array = np.load(io.BytesIO(archive.read(file)), allow_pickle=False)
+    table: Array = _read_array(archive, file)
     if table.dtype.kind != "i" or table.shape != shape:
         raise ProgramError(f"{file} holds {table.dtype}{table.shape}, not integers{shape}")
-    return replace(tensor, encoding=replace(encoding, table=table.astype(np.int64)))
+    return replace(tensor, encoding=replace(encoding, table=table))
 
 
 def _text(value: object) -> str:

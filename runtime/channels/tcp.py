@@ -190,7 +190,9 @@ def listen() -> socket.socket:
     return socket.create_server((LOOPBACK, 0))
 
 
-def connect(port: int, role: str, peer: str, token: bytes, digest: str) -> TcpChannel:
+def connect(
+    port: int, role: str, peer: str, token: bytes, digest: str, timeout_s: float = 120.0
+) -> TcpChannel:
     """Connect to `peer` as `role`. Raises ProtocolError if it is not there or not who it should be.
 
     Both sides prove that they have the token, and that they run the program with this digest.
@@ -199,17 +201,22 @@ def connect(port: int, role: str, peer: str, token: bytes, digest: str) -> TcpCh
         connection = socket.create_connection((LOOPBACK, port), timeout=30)
     except OSError as error:
         raise ProtocolError(f"{peer} cannot be reached: {error}") from None
-    return introduce(connection, role, peer, token, digest)
+    return introduce(connection, role, peer, token, digest, timeout_s)
 
 
 def introduce(
-    connection: socket.socket, role: str, peer: str, token: bytes, digest: str
+    connection: socket.socket,
+    role: str,
+    peer: str,
+    token: bytes,
+    digest: str,
+    timeout_s: float = 120.0,
 ) -> TcpChannel:
     """Return a channel over a connection to `peer`, after the handshake of the one who connects.
 
     Raises ProtocolError, and closes the connection, if the other end is not who it should be.
     """
-    channel = TcpChannel(connection, peer)
+    channel = TcpChannel(connection, peer, timeout_s)
     nonce = secrets.token_hex(16)
     try:
         channel.send_json({"role": role, "nonce": nonce})

@@ -110,7 +110,7 @@ def main(
         return
     data = compiled.report()
     if run_file is not None:
-        data["run"] = _run(compiled, loaded, run_file)
+        data["run"] = _run(compiled, loaded, run_file, quiet=as_json)
     found = compiled.drift() if drift else ()
     if as_json:
         print_json({**data, "drift": drift_data(found)} if drift else data)
@@ -152,9 +152,10 @@ def _write(compiled: Any, out: str, shares: tuple[str, str] | None) -> None:
         raise UserError(f"{error.filename or out} cannot be written: {error.strerror}") from None
 
 
-def _run(compiled: Any, loaded: Any, run_file: str) -> dict[str, Any]:
+def _run(compiled: Any, loaded: Any, run_file: str, quiet: bool) -> dict[str, Any]:
     """Run the program in this process, and the model in float beside it."""
     from srcompile.api import as_given, samples_of
+    from srcompile.cli.progress import RunProgress
     from srcompile.ops import registry
     from srcompile.ops.interpreter import evaluate
     from srcompile.runtime.client import split_batch
@@ -178,8 +179,12 @@ def _run(compiled: Any, loaded: Any, run_file: str) -> dict[str, Any]:
             outputs.append(found)
             routes.append(route)
     else:
-        session = LocalSession(program, kernels)
-        results = [session.infer(inputs) for inputs in batch]
+        results = []
+        with RunProgress(Console(stderr=True), len(batch), quiet) as progress:
+            session = LocalSession(program, kernels, watch=progress.watch)
+            for inputs in batch:
+                results.append(session.infer(inputs))
+                progress.finished()
         outputs, routes = [r.outputs for r in results], [r.route for r in results]
         counters["online"] = {
             "bytes": [sum(r.counters[p].bytes for r in results) for p in (0, 1)],

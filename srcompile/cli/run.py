@@ -7,11 +7,11 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from srcompile.cli.calibrate import calibrate
 from srcompile.cli.common import print_json, read_inputs, reports_errors
+from srcompile.cli.progress import RunProgress
 from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 from srcompile.runtime.errors import ProgramError
@@ -37,10 +37,31 @@ main.add_command(calibrate)
 @click.option(
     "--weights", nargs=2, metavar="P0 P1", help="Both parties' weight shares, if left out."
 )
+@click.option(
+    "--material",
+    type=click.Choice(["ahead", "running"]),
+    default="ahead",
+    show_default=True,
+    help="When the dealer makes material: before the input is there, or while the program runs.",
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(min=0),
+    metavar="MIB",
+    help="Memory of each party for prepared material, 1024 by default, or less beside large "
+    "weights; what is more goes to disk, encrypted.",
+)
+@click.option("--spool", metavar="FOLDER", help="Where to put it; a temporary folder otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @reports_errors
 def local(
-    program_file: str, input_file: str, weights: tuple[str, str] | None, as_json: bool
+    program_file: str,
+    input_file: str,
+    weights: tuple[str, str] | None,
+    material: str,
+    memory: int | None,
+    spool: str | None,
+    as_json: bool,
 ) -> None:
     """Run dealer and both parties as processes of this machine, over loopback TCP."""
     program = load(program_file)
@@ -52,14 +73,21 @@ def local(
         if weights
         else None
     )
-    console = Console(stderr=True)
     results: list[ClusterResult] = []
-    with (
-        LocalCluster(program, shares) as cluster,
-        Progress(console=console, transient=True, disable=as_json or len(batch) == 1) as progress,
-    ):
-        for inputs in progress.track(batch, description="inferences"):
-            results.append(cluster.infer(inputs))
+    with RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress:
+        cluster = LocalCluster(
+            program,
+            shares,
+            memory=None if memory is None else memory << 20,
+            running=material == "running",
+            spool=spool,
+            watch=progress.watch,
+        )
+        program, shares = program.without_weights(), None  # the cluster lets go of them once loaded
+        with cluster:
+            for inputs in batch:
+                results.append(cluster.infer(inputs))
+                progress.finished()
         setup = {"bytes": list(cluster.setup_bytes), "seconds": cluster.setup_s}
     data = run_data(program, results, setup)
     if as_json:
@@ -91,14 +119,24 @@ def run_data(
         "offline": {
             "bytes": [sum(r.offline_bytes[p] for r in results) for p in (0, 1)],
             "seconds": sum(r.offline_s for r in results),
+            "dealer_seconds": sum(r.dealer_s for r in results),
         },
         "setup": setup,
+        "memory": {
+            "parties": [results[-1].memory[role] for role in ("party0", "party1")],
+            "dealer": results[-1].memory["dealer"],
+            "client": results[-1].memory["client"],
+        },
         "kernels": load_kernels().name,
     }
 
 
 def _shown(values: Array) -> str:
     return np.array2string(values, precision=4, threshold=20, max_line_width=68)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
 
 
 def _print_run(console: Console, data: dict[str, Any], results: list[ClusterResult]) -> None:
@@ -121,7 +159,14 @@ def _print_run(console: Console, data: dict[str, Any], results: list[ClusterResu
     table.add_row(
         "offline",
         f"{offline['bytes'][0]:,} B to party 0, {offline['bytes'][1]:,} B to party 1, "
-        f"{offline['seconds'] * 1e3:.1f} ms{each}",
+        f"{offline['seconds'] * 1e3:.1f} ms, of which the dealer worked "
+        f"{offline['dealer_seconds'] * 1e3:.1f} ms{each}",
+    )
+    memory = data["memory"]
+    table.add_row(
+        "memory",
+        f"at most {_mb(memory['parties'][0])} in party 0, {_mb(memory['parties'][1])} in party 1, "
+        f"{_mb(memory['dealer'])} in the dealer, {_mb(memory['client'])} in the client",
     )
     table.add_row("kernels", data["kernels"])
     console.print(table)

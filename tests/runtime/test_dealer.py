@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from srcompile.runtime.channels.local import local_pair
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.gates import Bytes
@@ -20,6 +21,7 @@ from srcompile.runtime.material import material_bytes
 from srcompile.runtime.party import Party
 from srcompile.runtime.randomness import SETUP_BLOCK, Randomness, Seeded
 from tests.support.builds import BUILDS, NETWORKS_BY_NAME, Build, compiled, seeded_sources, session
+from tests.support.simulation import one_by_one
 
 
 class Counting:
@@ -50,8 +52,11 @@ def test_a_dealer_draws_each_part_of_its_streams_once(build: Build, fast_kernels
     sources = tuple(Counting(s) for s in seeded_sources(1))
     dealer = Dealer(program, fast_kernels, (sources[0], sources[1]))
     segments = [k % len(program.segments) for k in range(6)]
-    blocks = [dealer.deal(segment).block for segment in segments]
-    assert blocks == list(range(6))
+    for number, segment in enumerate(segments):
+        material = dealer.deal(segment)
+        assert material.block == number
+        for _ in material.messages:
+            pass
     for source in sources:
         assert set(source.drawn.values()) <= {1}
         assert any(block == SETUP_BLOCK for block, _ in source.drawn)
@@ -78,8 +83,8 @@ def test_blocks_of_a_pool_are_used_once_and_kept_until_then(
     used: Counter[tuple[int, int]] = Counter()
     infer = Party.infer
 
-    def counted(self: Party, shared: Any, branches: Any = ()) -> Any:
-        result = infer(self, shared, branches)
+    def counted(self: Party, shared: Any, branches: Any = (), observe: Any = None) -> Any:
+        result = infer(self, shared, branches, observe)
         used[self.index, shared.block] += 1
         used[self.index, branches[result.route].block] += 1
         return result
@@ -109,19 +114,24 @@ def test_material_is_as_long_as_the_program_says(build: Build, fast_kernels: Ker
     program = compiled(build).program
     dealer = Dealer(program, fast_kernels)
     for segment in range(len(program.segments)):
-        sizes = tuple(len(part) for part in dealer.deal(segment).to_party)
+        dealt = list(dealer.deal(segment).messages)
+        sizes = tuple(sum(messages[p].size for messages in dealt) for p in (0, 1))
         assert sizes == material_bytes(program, segment)
 
 
-@pytest.mark.parametrize(("change", "message"), [(-1, "shorter"), (1, "longer")])
-def test_material_of_another_length_is_an_error(
-    change: int, message: str, fast_kernels: Kernels
-) -> None:
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_message_of_another_length_is_an_error(change: int) -> None:
+    # given a block of which one message is a byte shorter or longer than the program says
     local = session(compiled(BUILDS["gelu"]).program, 4)
     material = local.dealer.deal(0)
-    data = material.to_party[1] + b"\0"
-    with pytest.raises(ProtocolError, match=f"material is {message} than the program says"):
-        local.parties[1].prepare(0, 0, data[: len(material.to_party[1]) + change])
+    here, there = local_pair("party 1", "the dealer")
+    size = 0
+    for _, message in material.messages:
+        size = message.size
+        there.send((message.tobytes() + b"\0")[: size + change])
+    # when it is prepared, then the dealer is named
+    with pytest.raises(ProtocolError, match=r"the dealer sent \d+ bytes where \d+ were expected"):
+        local.parties[1].prepare(0, 0, here.receive)
 
 
 def test_streams_of_blocks_and_slots_differ(fast_kernels: Kernels) -> None:
@@ -138,12 +148,13 @@ def test_a_party_refuses_material_and_weights_that_it_had_before() -> None:
     local = session(compiled(NETWORKS_BY_NAME["mlp"]).program, 1)
     party = local.parties[0]
     dealt = local.dealer.deal(0)
-    prepared = party.prepare(dealt.block, 0, dealt.to_party[0])
+    messages = [first.tobytes() for first, _ in dealt.messages if first.size]
+    prepared = party.prepare(dealt.block, 0, one_by_one(messages))
 
     with pytest.raises(ProtocolError, match=f"sent block {dealt.block} after block {dealt.block}"):
-        party.prepare(dealt.block, 0, dealt.to_party[0])
+        party.prepare(dealt.block, 0, one_by_one(messages))
     with pytest.raises(ProtocolError, match="the weights are loaded already"):
-        party.load_weights({})
+        party.load_weights([])
     party._use(prepared)
     with pytest.raises(ProtocolError, match=f"block {dealt.block} is used already"):
         party.infer(prepared)

@@ -14,7 +14,7 @@ from srcompile.runtime.program import save
 from tests.support.builds import BUILDS, compiled
 
 ROOT = Path(__file__).parents[2]
-ALLOWED = {"srcompile", "numpy", "cryptography", "_cffi_backend", "_native"}
+ALLOWED = {"srcompile", "numpy", "cryptography", "_cffi_backend", "_openssl", "_native"}
 """numpy brings its own parts, cryptography its binding."""
 COMPILER = ("frontend", "ir", "ops", "passes", "routing", "report", "cli", "api")
 

@@ -94,7 +94,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(PROGRAM, path)
     assert path.read_bytes() == CONTENT

@@ -210,6 +210,14 @@ def _convolution(b: GraphBuilder, x: str) -> None:
     _finish(b, _linear(b, rng, "fc", h, 2))
 
 
+def _deep(b: GraphBuilder, x: str) -> None:
+    """Layers in a row, with keys of some KiB each."""
+    rng = np.random.default_rng(8)
+    for i in range(6):
+        x = b.emit("relu", [_linear(b, rng, f"fc{i}", x, 40)])
+    _finish(b, x)
+
+
 def _pool(b: GraphBuilder, x: str) -> None:
     """A router that takes an argmax, and three models; they share x and the hidden layer."""
     rng = np.random.default_rng(6)
@@ -236,4 +244,5 @@ NETWORKS_BY_NAME: Mapping[str, Build] = {
         _network("pool", (1, 4), _pool),
     )
 }
-BUILDS: Mapping[str, Build] = {**CASES, **NETWORKS_BY_NAME}
+DEEP = _network("deep", (1, 40), _deep)
+BUILDS: Mapping[str, Build] = {**CASES, **NETWORKS_BY_NAME, DEEP.name: DEEP}

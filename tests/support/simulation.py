@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,9 +207,22 @@ class RecordedSession(LocalSession):
     def _block(self, segment: int) -> list[Prepared]:
         material = self.dealer.deal(segment)
         self.blocks[segment] = material.block
-        for view, data in zip(self.views, material.to_party, strict=True):
-            view.material.append(data)
-        return [
-            party.prepare(material.block, segment, data)
-            for party, data in zip(self.parties, material.to_party, strict=True)
-        ]
+        dealt = list(material.messages)
+        prepared = []
+        for p, (party, view) in enumerate(zip(self.parties, self.views, strict=True)):
+            messages = [pair[p].tobytes() for pair in dealt if pair[p].size]
+            view.material.append(b"".join(messages))
+            prepared.append(party.prepare(material.block, segment, one_by_one(messages)))
+        return prepared
+
+
+def one_by_one(messages: Sequence[bytes]) -> Callable[[int], bytes]:
+    """Return what hands out messages in order, each of the size that is asked for."""
+    left = iter(messages)
+
+    def receive(size: int) -> bytes:
+        message = next(left)
+        assert len(message) == size
+        return message
+
+    return receive

@@ -1,0 +1,79 @@
+"""Chunks of `prepare`: everything in one of them, nothing in two, what is late on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from srcompile.runtime.kernels import load
+from srcompile.runtime.local import LocalSession
+from srcompile.runtime.preparation import DEAR, MATERIAL, STANDING, chunks
+from srcompile.runtime.spool import Spool
+from srcompile.runtime.stock import LEAST_CHUNK_BYTES, Stock
+from tests.support.builds import NETWORKS_BY_NAME, Build, compiled, seeded_sources, session
+
+each_network = pytest.mark.parametrize("build", NETWORKS_BY_NAME.values(), ids=str)
+each_limit = pytest.mark.parametrize("limit", [1, 500, 1 << 30])
+
+
+@each_network
+@each_limit
+def test_every_value_the_online_function_reads_is_in_one_chunk(build: Build, limit: int) -> None:
+    program = compiled(build).program
+    read = frozenset(n for _, i in program.instructions("online") for n in i.inputs)
+    for body in program.functions["prepare"]:
+        # when a segment is cut
+        parts = chunks(body, read, limit)
+        # then each value read is in one chunk
+        values = [name for chunk in parts for name in chunk.values]
+        assert sorted(values) == sorted(i.out for i in body if i.out in read)
+        # and material arrives in the order of the program, all of it
+        arriving = [i.out for chunk in parts for i in chunk.arriving if i.op in MATERIAL]
+        assert arriving == [i.out for i in body if i.op in MATERIAL]
+        assert len(parts) <= 1 or limit < 1 << 30
+
+
+@each_network
+@each_limit
+def test_what_is_late_needs_its_own_chunk_alone_and_is_not_dear(build: Build, limit: int) -> None:
+    program = compiled(build).program
+    read = frozenset(n for _, i in program.instructions("online") for n in i.inputs)
+    for body in program.functions["prepare"]:
+        seen: set[str] = set()  # early values, of this chunk and those before
+        for chunk in chunks(body, read, limit):
+            late = {i.out for i in chunk.late}
+            for i in chunk.arriving:
+                if i.out not in late or i.op in STANDING:
+                    assert {n for n in i.inputs if n.startswith("%")} <= seen
+                    seen.add(i.out)
+            known = {name for name, _ in chunk.kept}
+            assert known <= seen
+            for i in chunk.late:
+                assert i.op not in DEAR
+                assert {n for n in i.inputs if n.startswith("%")} <= known
+                known.add(i.out)
+            assert set(chunk.values) <= known
+
+
+@each_network
+def test_outputs_do_not_depend_on_where_material_is_kept(
+    build: Build, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # given parties that have no memory for material, so that all of it goes to disk
+    program = compiled(build).program
+    folders = [tmp_path_factory.mktemp("spool") for _ in (0, 1)]
+    stocks = (Stock(0, Spool(folders[0])), Stock(0, Spool(folders[1])))
+    spooled = LocalSession(program, load(), sources=seeded_sources(7), stocks=stocks)
+    kept = session(program, 7)
+    for sample in build.samples[:3]:
+        # when both run with the same masks, then they give the same, and count the same
+        found, want = spooled.infer(sample), kept.infer(sample)
+        assert found.route == want.route
+        assert found.counters == want.counters
+        for name, value in want.outputs.items():
+            np.testing.assert_array_equal(found.outputs[name], value)
+    # and what is left is material of branches that have not run
+    used = len(program.segments) == 1
+    assert not (used and any(list(folder.iterdir()) for folder in folders))
+    assert stocks[0].used == stocks[1].used == 0
+    assert stocks[0].chunk_bytes == LEAST_CHUNK_BYTES
