@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcompile.errors import UserError
-from srcompile.runtime.isa import INSTRUCTIONS, RingType, sends
+from srcompile.runtime.isa import INSTRUCTIONS, VERDICT_BYTES, RingType, sends
 from srcompile.runtime.program import Instruction, Program
 
 
@@ -179,6 +179,8 @@ def estimate_cost(program: Program, network: Network, machine: Machine = Machine
         for segment, i in program.instructions("online")
         if i.op == "output" and segment == len(program.segments) - 1
     ]
+    if program.guarded:
+        outputs.append(VERDICT_BYTES)
     return Cost(
         program.target,
         network,

@@ -22,12 +22,13 @@ from srcompile.passes.expand import expand
 from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_functions import fuse_functions
 from srcompile.passes.fuse_layers import fuse_layers
+from srcompile.passes.guard import guard
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
-from srcompile.passes.quantise import Formats, Gate, quantise
+from srcompile.passes.quantise import Formats, Gate, Range, quantise
 from srcompile.passes.remove_unused import remove_unused
 from srcompile.passes.reorder_relu import reorder_relu
 from srcompile.passes.schedule_rounds import schedule_rounds
@@ -42,7 +43,7 @@ Samples = Sequence[Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class Options:
-    """What the user can choose about a compilation."""
+    """What the user can choose about a compilation. guard: g of passes/guard.py, 0 for none."""
 
     target: str
     network: Network
@@ -51,6 +52,7 @@ class Options:
     cost_weight: float = 0.0
     approximations: Mapping[str, str] = field(default_factory=dict)
     embedding: str = "client"
+    guard: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,11 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     for transform in after_expansion:
         module = checked(transform(module))
     gates: list[Gate] = []
-    fixed = checked(quantise(module, ops, options.formats, gates))
+    ranges: dict[str, Range] = {}
+    formats = replace(options.formats, headroom=bool(options.guard))
+    fixed = checked(quantise(module, ops, formats, gates, ranges))
+    if options.guard:
+        fixed = checked(guard(fixed, ops, ranges, options.guard))
     fixed = checked(plan_rings(fixed, ops, options.max_width, options.network))
     lowered = lower(fixed, PROTOCOLS[options.target])
     verify_lowered(lowered)

@@ -29,8 +29,8 @@ from srcompile.passes.extensions import Chains, place_extensions
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.passes.tables import entries_met
 
-FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
-RESULTS = frozenset({"output", "route"})
+FREE_RING = frozenset({"table", "check", "relu", "nonneg", "extend"})
+RESULTS = frozenset({"output", "route", "guard"})
 WIDEST = 62
 MACHINE = Machine()
 
@@ -87,6 +87,10 @@ def _demand(node: Node, bits: int) -> tuple[int, int]:
         return bits, 0
     if is_product_of_values(node):
         return bits + 1, 0
+    if node.op == "check":
+        index_bits, low_bits = node.attrs["index_bits"], node.attrs["low_bits"]
+        assert isinstance(index_bits, int) and isinstance(low_bits, int)
+        return index_bits + low_bits, 0
     by = node.attrs["by"] if node.op == "shift" else 0
     assert isinstance(by, int)
     return 0, by

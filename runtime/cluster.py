@@ -24,7 +24,7 @@ from srcompile.runtime.client import (
     send_inputs,
     share_weights,
 )
-from srcompile.runtime.errors import ProtocolError, RunError
+from srcompile.runtime.errors import ProtocolError, RangeError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
@@ -87,11 +87,14 @@ class LocalCluster:
     def infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         """Run one inference on floats by name.
 
-        Raises InputError, before anything is sent, if they do not fit; the session goes on then.
+        Raises InputError, before anything is sent, if they do not fit, and RangeError if a guarded
+        program finds a value out of its range. The session goes on after either.
         """
         inputs = one_inference(self.program, inputs)
         try:
             return self._infer(inputs)
+        except RangeError:
+            raise
         except RunError as error:
             self._fail(error)
             raise
@@ -161,9 +164,11 @@ class LocalCluster:
         offline = [channel.receive_json()["offline"] for channel in self._channels]
         ready = time.perf_counter()
         send_inputs(self.program, inputs, self._channels, self.kernels)
-        outputs = receive_outputs(self.program, self._channels, self.kernels)
-        done = time.perf_counter()
-        reports = [channel.receive_json() for channel in self._channels]
+        try:
+            outputs = receive_outputs(self.program, self._channels, self.kernels)
+            done = time.perf_counter()
+        finally:  # also behind a RangeError, so that the session goes on
+            reports = [channel.receive_json() for channel in self._channels]
         counted = [{(s, i): n for s, i, n in report["online"]} for report in reports]
         return ClusterResult(
             outputs,

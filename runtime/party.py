@@ -10,6 +10,7 @@ import numpy as np
 
 from srcompile.runtime import gates
 from srcompile.runtime.channels import Channel
+from srcompile.runtime.client import IN_RANGE, OUT_OF_RANGE
 from srcompile.runtime.engine import (
     Arena,
     Bind,
@@ -46,10 +47,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Inference:
-    """What a party knows after an inference."""
+    """What a party knows after an inference. Without `in_range` the client got no output."""
 
     route: int | None
     counters: Counters
+    in_range: bool = True
 
 
 class Party:
@@ -66,6 +68,7 @@ class Party:
     ) -> None:
         self.program, self.index, self.kernels = program, index, kernels
         self.setup_bytes = 0
+        self._guarded = program.guarded
         self._source, self._peer, self._client = source, peer, client
         self._engine = Engine(program, kernels, index)
         self._shares: dict[str, Ring | PackedMatrix] = {}
@@ -173,20 +176,24 @@ class Party:
     def infer(self, shared: Prepared, branches: Sequence[Prepared] = ()) -> Inference:
         """Run one inference on `shared` and, if it is routed, on the block of the branch taken.
 
-        `branches` holds one block for each route, in order. Raises ProtocolError, before anything
-        that depends on it is sent, if a block is used already.
+        `branches` holds one block for each route, in order. If a guarded program finds a value out
+        of its range, the client is told so and gets no output. Raises ProtocolError, before
+        anything that depends on it is sent, if a block is used already.
         """
         self._use(shared)
-        run = _Online(dict(shared.env), frozenset(s.route for s in self.program.segments))
+        routes = frozenset(s.route for s in self.program.segments)
+        run = _Online(dict(shared.env), routes, self._guarded)
         with np.errstate(over="ignore"):
             self._engine.run(self._online_plans[0], run)
             if run.route is not None:
                 self._use(branches[run.route])
                 run.env.update(branches[run.route].env)
                 self._engine.run(self._online_plans[self._segment_of(run.route)], run)
-        for tensor in self.program.outputs:
+        if self._guarded:
+            self._client.send(IN_RANGE if run.in_range else OUT_OF_RANGE)
+        for tensor in self.program.outputs if run.in_range else ():
             self._client.send(run.outputs[tensor.name].data)
-        return Inference(run.route, run.counters)
+        return Inference(run.route, run.counters, run.in_range)
 
     def _use(self, prepared: Prepared) -> None:
         last = self._last_used.get(prepared.segment, -1)
@@ -274,12 +281,21 @@ class _Online:
 
     env: Env
     routes: frozenset[int | None]
+    guarded: bool
     counters: Counters = field(default_factory=Counters)
     route: int | None = None
+    in_range: bool = True
     outputs: dict[str, gates.Bytes] = field(default_factory=dict)
 
     def reveal(self, route: int) -> None:
-        """Take the branch of a revealed route. Raises ProtocolError if there is none."""
+        """Take the branch of a revealed route.
+
+        If there is none, a value of the router left its range; without a guard to say so that is a
+        ProtocolError.
+        """
+        if route not in self.routes and self.guarded:
+            self.in_range = False
+            return
         if route not in self.routes:
             raise ProtocolError(f"the route is {route}, which is none of this program's")
         self.route = route
