@@ -33,8 +33,8 @@ from srcompile.ops import Registry
 from srcompile.passes.plan_rings import is_local
 from srcompile.passes.quantise import Range, whole_range
 
-MORE_BITS = 4
-"""Values of up to 2^g times their range are always found."""
+MORE_BITS, MOST_BITS = 4, 8
+"""g, if it is not chosen, and the largest: values of up to 2^g times their range are found."""
 CELL_BITS = 5
 """Bits of the index that are spent on cells inside the range of a wire, at most."""
 

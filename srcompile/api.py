@@ -18,6 +18,7 @@ from srcompile.ops.program import INPUTS
 from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
+from srcompile.passes.guard import MORE_BITS, MOST_BITS
 from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
 from srcompile.passes.quantise import Formats, Gate
 from srcompile.report.data import gates_data, report_data
@@ -106,6 +107,8 @@ def compile(
     max_width: int | None = None,
     approximations: Mapping[str, str] | None = None,
     embedding: str = "client",
+    guard: bool = False,
+    guard_bits: int = MORE_BITS,
 ) -> Compiled:
     """Compile `model` for `target`.
 
@@ -120,8 +123,13 @@ def compile(
         (passes/approximate.py).
     embedding: who looks token ids up. client: the client, which then holds the table. secret: the
         parties, from one-hot encodings; the table stays secret, and the input is large.
+    guard: check while running that values stay in their ranges; if one does not, the client gets
+        an error instead of outputs, and one bit says so to it and to the parties.
+    guard_bits: 1 to 8; values of up to 2^guard_bits times their range are found for sure.
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments.
     """
+    if not 1 <= guard_bits <= MOST_BITS:
+        raise UserError(f"guard_bits is {guard_bits}; it must be 1 to {MOST_BITS}")
     options = Options(
         target,
         network_named(network),
@@ -130,6 +138,7 @@ def compile(
         model.cost_weight if isinstance(model, Pool) else 0.0,
         approximations or {},
         embedding,
+        guard_bits if guard else 0,
     )
     inputs = as_given(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)

@@ -14,10 +14,8 @@ from srcompile.ir.graph import Array, Module, Node
 from srcompile.ir.types import FixType
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
-from srcompile.passes.cost import NETWORKS
 from srcompile.passes.guard import CELL_BITS, Cells, cells_for
-from srcompile.passes.pipeline import Options, run_pipeline
-from tests.support.builds import BUILDS, PRECISE, Build
+from tests.support.builds import BUILDS, Build, compiled
 from tests.support.guarded import GATES, guarded
 
 each_program = pytest.mark.parametrize("build", BUILDS.values(), ids=str)
@@ -81,8 +79,7 @@ def test_a_range_that_fills_its_bits_is_refused() -> None:
 
 
 def fixed(build: Build) -> Module:
-    options = Options("plain", NETWORKS["lan"], PRECISE, guard=4)
-    return run_pipeline(build.module, build.samples, registry(), options).fixed
+    return compiled(build, "plain", guard=4).fixed
 
 
 @each_program
