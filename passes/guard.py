@@ -10,7 +10,8 @@ x may be read in the cell above its own, so with J the cells that are marked
     not marked:  every cell that an unsupported x may be read in (an x beyond 2^(b-1) always does)
 
 k is the least number for which both can be had; `quantise` leaves 1/16 of the bits' range empty, so
-that 5 are enough. All marks are added up in one ring element, which cannot wrap around since its
+that 5 are enough. A table follows its function in the range of its argument only, so all 5 are
+spent there, and no more cells are marked than must be. All marks are added up in one ring element, which cannot wrap around since its
 ring holds the number of all elements; one comparison makes one bit of the sum.
 
 Not checked is what cannot leave its range if nothing else did: inputs (the client checks them),
@@ -70,10 +71,11 @@ class Cells:
 def cells_for(bits: int, required: Whole, more: int, tight: bool) -> Cells:
     """Return how to check a wire of `bits` bits whose values in range are `required`.
 
-    `tight` marks no more than it must; otherwise all cells are marked that `bits` bits hold.
-    Raises ValueError if `required` comes too close to what they hold (see the module's docstring).
+    Marked are all cells that `bits` bits hold or, if `tight`, of the finest no more than must be: up
+    to 2^bits / 16 more than is required. Raises ValueError if `required` comes too close to what they hold (see the module's docstring).
     """
-    for cell_bits in range(min(2, bits), min(CELL_BITS, bits) + 1):
+    most = min(CELL_BITS, bits)
+    for cell_bits in range(most if tight else 2, most + 1):
         low_bits = bits - cell_bits
         # x is read in the cell above its own only if it is not the first value of its own
         first, last = required[0] >> low_bits, -(-required[1] >> low_bits)

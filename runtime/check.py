@@ -82,7 +82,7 @@ class _Checker:
         self.slots: dict[tuple[str, int], tuple[str, int, RingType]] = {}
         self.dealt_at: dict[int, tuple[int, int]] = {}  # slot -> segment and index
         self.routes = 0
-        self.guards: set[int] = set()  # segments
+        self.guards: dict[int, int] = {}  # segment -> index
         self.unguarded: list[tuple[int, int]] = []  # segment and index of outputs
         self.clear: set[bool] = set()
 
@@ -113,7 +113,7 @@ class _Checker:
         if ins.op in ("guard", "plain_guard"):
             if self.segment in self.guards:
                 self.fail("a route reveals one guard")
-            self.guards.add(self.segment)
+            self.guards[self.segment] = self.index
         if ins.op in ("output", "plain_output") and self.segment not in self.guards:
             self.unguarded.append((self.segment, self.index))
         if ins.op.startswith("plain_"):
@@ -180,8 +180,8 @@ class _Checker:
         if routed != (self.routes == 1):
             self.phase, self.segment, self.index = "online", 0, 0
             self.fail("a program with branches reveals a route, and one without reveals none")
-        if self.guards and self.guards != set(range(1 if routed else 0, segments)):
-            self.phase, self.segment, self.index = "online", min(self.guards), 0
+        if self.guards and set(self.guards) != set(range(1 if routed else 0, segments)):
+            self.phase, (self.segment, self.index) = "online", min(self.guards.items())
             self.fail("a guarded program reveals a guard on every route, behind it")
         if self.guards and self.unguarded:
             self.phase, (self.segment, self.index) = "online", self.unguarded[0]

@@ -56,6 +56,8 @@ def test_cells_hold_what_is_required_and_nothing_that_is_not_supported(
     assert not found[:, np.abs(x) >= 1 << (bits - 1)].any()
     # and what may be marked at all is what the check says
     assert not found[:, (x < cells.holds[0]) | (x > cells.holds[1])].any()
+    if tight:
+        assert max(low - cells.holds[0], cells.holds[1] - high) <= 1 << max(0, bits - 4)
 
 
 def test_a_value_is_found_up_to_twice_two_to_the_g_times_its_range() -> None:
