@@ -14,14 +14,18 @@ that 5 are enough. A table follows its function in the range of its argument onl
 spent there, and no more cells are marked than must be. All marks are added up in one ring element, which cannot wrap around since its
 ring holds the number of all elements; one comparison makes one bit of the sum.
 
-Not checked is what cannot leave its range if nothing else did: inputs (the client checks them),
-comparisons, ReLUs of checked values, and so on, by interval arithmetic on what the parties know.
+Checked is what a wrap would harm: arguments of tables, ReLUs and comparisons, and what is extended
+into a larger ring. A product is right mod 2^w whatever its operands are, so all that counts is that
+its result can be checked; where two values are multiplied that would be out of range by a square,
+so they are checked as well. Not checked is what cannot leave its range if nothing else did: inputs
+(the client checks them), comparisons, ReLUs of checked values, and so on, by interval arithmetic on
+what the parties know.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -31,7 +35,7 @@ from srcompile.errors import CompileError, Loc
 from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Module, Node, Segment
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
-from srcompile.passes.plan_rings import is_local
+from srcompile.passes.plan_rings import PRODUCTS
 from srcompile.passes.quantise import Range, whole_range
 
 MORE_BITS, MOST_BITS = 4, 8
@@ -87,22 +91,32 @@ def cells_for(bits: int, required: Whole, more: int, tight: bool) -> Cells:
 
 
 def guard(
-    module: Module, ops: Registry, ranges: Mapping[str, Range], more: int = MORE_BITS
+    module: Module,
+    ops: Registry,
+    ranges: Mapping[str, Range],
+    more: int = MORE_BITS,
+    extended: Collection[str] = (),
 ) -> Module:
     """Return a fixed-level module, whose rings are not planned yet, that checks its ranges.
 
-    `ranges` are the values' ranges, margin included; `more` is g above. If nothing in it can leave
-    its range it is returned without a `guard`. Raises CompileError for an output in front of a
-    route.
+    `ranges` are the values' ranges, margin included; `more` is g above; `extended` are the shifts
+    that `plan_rings` extends. If nothing in it can leave its range the module is returned without a
+    `guard`. Raises CompileError for an output in front of a route.
     """
-    return _Guard(module, ops, ranges, more).run()
+    return _Guard(module, ops, ranges, more, extended).run()
 
 
 class _Guard:
     def __init__(
-        self, module: Module, ops: Registry, ranges: Mapping[str, Range], more: int
+        self,
+        module: Module,
+        ops: Registry,
+        ranges: Mapping[str, Range],
+        more: int,
+        extended: Collection[str],
     ) -> None:
         self.module, self.ops, self.ranges, self.more = module, ops, ranges, more
+        self.extended = extended
         self.types: dict[str, Type] = module.main.types()
         self.routed = len(module.main.segments) > 1
         self.consts = dict(module.consts)
@@ -185,20 +199,19 @@ class _Guard:
     # -- checks
 
     def take(self, node: Node, router: bool) -> None:
-        """Add a node, with checks of what it takes before it and of what a shift makes behind it.
+        """Add a node, with checks of what it takes before it, and behind it if it is extended.
 
-        An extension may come behind a shift (passes/extensions.py) and forget what is above. A
-        router checks whatever its gates take: there is little of it, and so every route of a
+        A router checks whatever its gates take: there is little of it, and so every route of a
         program has a bit to reveal.
         """
-        gate = node.op not in _NO_GATES and not is_local(node, self.module, self.ops)
-        for name in dict.fromkeys(node.inputs):
-            if gate and not name.startswith("@"):
+        values = [i for i in node.inputs if not i.startswith("@")]
+        if node.op in _GATES or (node.op in PRODUCTS and len(values) == 2):
+            for name in dict.fromkeys(values):
                 self.check(name, node, router)
         self.nodes.append(node)
         if node.out:
             self.known[node.out] = self.bounds(node)
-        if node.op == "shift":
+        if node.out in self.extended:
             self.check(node.out, node, always=False)
 
     def check(self, name: str, node: Node, always: bool) -> None:
@@ -338,7 +351,7 @@ def _outwards(low: float) -> int:
     return math.floor(low - abs(low) * 2.0**-40)
 
 
-_NO_GATES = frozenset({"input", "route", "shift"})
+_GATES = frozenset({"table", "relu", "nonneg"})
 
 _BOUNDS: Mapping[str, Callable[[Node, Sequence[Whole], _Guard], Whole]] = {
     "add": lambda n, x, g: (x[0][0] + x[1][0], x[0][1] + x[1][1]),

@@ -143,20 +143,39 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     ranges: dict[str, Range] = {}
     formats = replace(options.formats, headroom=bool(options.guard))
     fixed = checked(quantise(module, ops, formats, gates, ranges))
-    if options.guard:
-        fixed = checked(guard(fixed, ops, ranges, options.guard))
-    fixed = checked(plan_rings(fixed, ops, options.max_width, options.network))
-    lowered = lower(fixed, PROTOCOLS[options.target])
+
+    def planned(extended: frozenset[str]) -> Module:
+        module = fixed
+        if options.guard:
+            module = checked(guard(fixed, ops, ranges, options.guard, extended))
+        return checked(plan_rings(module, ops, options.max_width, options.network))
+
+    with_rings = _until_all_are_checked(planned) if options.guard else planned(frozenset())
+    lowered = lower(with_rings, PROTOCOLS[options.target])
     verify_lowered(lowered)
     lowered = remove_unused(lowered)
     verify_lowered(lowered)
     schedule = schedule_rounds(lowered)
-    interface = interface_of(fixed, _input_ranges(module), options.formats)
+    interface = interface_of(with_rings, _input_ranges(module), options.formats)
     leakage = check_leakage(schedule, interface.inputs)
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network)
     known = (interface, program, cost, leakage, module, tuple(gates))
-    return Stages(calibrated, fixed, lowered, schedule, *known)
+    return Stages(calibrated, with_rings, lowered, schedule, *known)
+
+
+def _until_all_are_checked(planned: Callable[[frozenset[str]], Module]) -> Module:
+    """Return a plan in which every value that is extended is checked before.
+
+    `planned` plans rings, with checks of the values that it is given the names of.
+    """
+    extended: frozenset[str] = frozenset()
+    while True:
+        module = planned(extended)
+        found = {n.inputs[0] for n in module.main.nodes() if n.op == "extend"}
+        if found <= extended:
+            return module
+        extended |= found
 
 
 def _has(module: Module, ops: frozenset[str]) -> bool:

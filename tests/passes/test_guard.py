@@ -111,8 +111,14 @@ def test_what_is_not_checked_cannot_leave_its_range(build: Build) -> None:
     module = fixed(build)
     rng = np.random.default_rng(5)
     checks = {n.inputs[0] for n in module.main.nodes() if n.op == "check"}
-    gates = {"table", "relu", "nonneg", "matmul", "mul", "conv2d"}
-    taken = {i for n in module.main.nodes() if n.op in gates for i in n.inputs if i[0] == "%"}
+    gates, products = {"table", "relu", "nonneg", "extend"}, {"matmul", "mul", "conv2d"}
+    taken = {
+        i
+        for n in module.main.nodes()
+        if n.op in gates or (n.op in products and not any(i[0] == "@" for i in n.inputs))
+        for i in n.inputs
+        if i[0] == "%"
+    }
     for _ in range(3):
         sample = {
             name: (x if build.name.startswith("softmax") and name == "x1" else x * far)
