@@ -11,8 +11,9 @@ x may be read in the cell above its own, so with J the cells that are marked
 
 k is the least number for which both can be had; `quantise` leaves 1/16 of the bits' range empty, so
 that 5 are enough. A table follows its function in the range of its argument only, so all 5 are
-spent there, and no more cells are marked than must be. All marks are added up in one ring element, which cannot wrap around since its
-ring holds the number of all elements; one comparison makes one bit of the sum.
+spent there, and no more cells are marked than must be. All marks are added up in one ring element,
+which cannot wrap around since its ring holds the number of all elements; one comparison makes one
+bit of the sum.
 
 Checked is what a wrap would harm: arguments of tables, ReLUs and comparisons, and what is extended
 into a larger ring. A product is right mod 2^w whatever its operands are, so all that counts is that
@@ -35,6 +36,7 @@ from srcompile.errors import CompileError, Loc
 from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Module, Node, Segment
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
+from srcompile.ops.base import integer
 from srcompile.passes.plan_rings import PRODUCTS
 from srcompile.passes.quantise import Range, whole_range
 
@@ -75,8 +77,9 @@ class Cells:
 def cells_for(bits: int, required: Whole, more: int, tight: bool) -> Cells:
     """Return how to check a wire of `bits` bits whose values in range are `required`.
 
-    Marked are all cells that `bits` bits hold or, if `tight`, of the finest no more than must be: up
-    to 2^bits / 16 more than is required. Raises ValueError if `required` comes too close to what they hold (see the module's docstring).
+    Marked are all cells that `bits` bits hold or, if `tight`, no more of the finest than must be,
+    which is up to 2^bits / 16 more than required on a side. Raises ValueError if `required` comes
+    too close to what the bits hold (see the module's docstring).
     """
     most = min(CELL_BITS, bits)
     for cell_bits in range(most if tight else 2, most + 1):
@@ -312,9 +315,7 @@ def _within(inner: Whole, outer: Whole) -> bool:
 
 
 def _by(node: Node) -> int:
-    by = node.attrs["by"]
-    assert isinstance(by, int)
-    return by
+    return integer(node.attrs["by"])
 
 
 def _scaled(node: Node, x: Sequence[Whole], g: _Guard) -> Whole:
@@ -331,8 +332,7 @@ def _table(node: Node, x: Sequence[Whole], g: _Guard) -> Whole:
 
     t0 + t1·d + t2·d^2 with |d| < 2^low_bits; in floats, rounded outwards.
     """
-    index_bits, low_bits = node.attrs["index_bits"], node.attrs["low_bits"]
-    assert isinstance(index_bits, int) and isinstance(low_bits, int)
+    index_bits, low_bits = (integer(node.attrs[k]) for k in ("index_bits", "low_bits"))
     low, high = (end >> low_bits for end in x[0])
     last = min(high + 1, low + (1 << index_bits) - 1)
     cells = np.arange(low, last + 1) & ((1 << index_bits) - 1)

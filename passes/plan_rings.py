@@ -24,6 +24,7 @@ import networkx as nx
 from srcompile.ir.graph import Attr, Module, Node, Segment
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
+from srcompile.ops.base import integer
 from srcompile.passes.cost import NETWORKS, Machine, Network
 from srcompile.passes.extensions import Chains, place_extensions
 from srcompile.passes.quantise import PRODUCTS
@@ -88,9 +89,7 @@ def _demand(node: Node, bits: int) -> tuple[int, int]:
     if is_product_of_values(node):
         return bits + 1, 0
     if node.op == "check":
-        index_bits, low_bits = node.attrs["index_bits"], node.attrs["low_bits"]
-        assert isinstance(index_bits, int) and isinstance(low_bits, int)
-        return index_bits + low_bits, 0
+        return integer(node.attrs["index_bits"]) + integer(node.attrs["low_bits"]), 0
     by = node.attrs["by"] if node.op == "shift" else 0
     assert isinstance(by, int)
     return 0, by

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
+from srcompile.ops.base import integer
 from srcompile.passes.lower import ProgramBuilder
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
@@ -348,8 +349,7 @@ def _table(node: Node, b: ProgramBuilder) -> Share:
 
 def _check(node: Node, b: ProgramBuilder) -> Share:
     """A DPF key with payload 1 at r >> s: the table is read in the cell of x, or one above."""
-    index_bits, low_bits = (node.attrs[k] for k in ("index_bits", "low_bits"))
-    assert isinstance(index_bits, int) and isinstance(low_bits, int)
+    index_bits, low_bits = (integer(node.attrs[k]) for k in ("index_bits", "low_bits"))
     x = _masked(b, node.inputs[0], index_bits + low_bits)
     hat, r = x.hat, x.r
     if low_bits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
+from srcompile.ops.base import integer
 from srcompile.passes.lower import ProgramBuilder
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
@@ -98,8 +99,7 @@ def _table(node: Node, b: ProgramBuilder) -> str:
 
 
 def _check(node: Node, b: ProgramBuilder) -> str:
-    index_bits, low_bits = (node.attrs[k] for k in ("index_bits", "low_bits"))
-    assert isinstance(index_bits, int) and isinstance(low_bits, int)
+    index_bits, low_bits = (integer(node.attrs[k]) for k in ("index_bits", "low_bits"))
     x = _operand(b, node.inputs[0], index_bits + low_bits)
     if low_bits:
         x = b.emit("online", "shift", [x], {"by": low_bits})

@@ -1,7 +1,8 @@
 """Golden files of the passes: golden/<pass>/<case>.txt is IR text in, `====`, IR text out.
 
 Constants hold 1/4, 2/4, 3/4, .. unless a comment `// data @w = [..]` says otherwise; other comments
-`// option = value` set options of the pass, `// range %x = [low, high]` what `guard` is told. What comes out ends with the data of small constants.
+`// option = value` set options of the pass, and `// range %x = [low, high]` is what `guard` is told.
+What comes out ends with the data of small constants.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,8 +12,10 @@ from hypothesis import strategies as st
 from srcompile.ir.graph import Array, Module, Node
 from srcompile.ir.types import FixType
 from srcompile.ops import registry
+from srcompile.ops.base import integer
 from srcompile.ops.interpreter import evaluate
-from srcompile.passes.guard import CELL_BITS, Cells, cells_for
+from srcompile.passes.guard import _BOUNDS, CELL_BITS, Cells, cells_for
+from srcompile.passes.plan_rings import FREE_RING, PRODUCTS
 from tests.support.builds import BUILDS, Build, compiled
 from tests.support.guarded import GATES, guarded
 
@@ -150,9 +151,8 @@ def test_rings_hold_the_bits_that_are_checked(kind: str) -> None:
     rings = {n.out: n.attrs["ring"] for n in module.main.nodes() if n.out}
     for node in module.main.nodes():
         if node.op == "check":
-            index_bits, low_bits = node.attrs["index_bits"], node.attrs["low_bits"]
-            assert isinstance(index_bits, int) and isinstance(low_bits, int)
-            assert int(str(rings[node.inputs[0]])) >= index_bits + low_bits
+            bits = integer(node.attrs["index_bits"]) + integer(node.attrs["low_bits"])
+            assert integer(rings[node.inputs[0]]) >= bits
 
 
 def test_the_sum_of_marks_fits_its_ring_even_if_nothing_is_marked() -> None:
@@ -162,9 +162,14 @@ def test_the_sum_of_marks_fits_its_ring_even_if_nothing_is_marked() -> None:
         for segment in module.main.segments:
             for node in segment.nodes:
                 if node.op == "offset" and node.out.startswith("%missing"):
-                    type_, by = types[node.out], node.attrs["by"]
-                    assert isinstance(type_, FixType) and isinstance(by, int)
-                    assert -by < Fraction(1 << (type_.bits - 1))
+                    type_ = types[node.out]
+                    assert isinstance(type_, FixType)
+                    assert -integer(node.attrs["by"]) < 1 << (type_.bits - 1)
+
+
+def test_what_every_primitive_may_give_is_known() -> None:
+    kept = {name for name, op in registry().items() if op.linear} | PRODUCTS | FREE_RING
+    assert kept - {"check", "extend"} <= set(_BOUNDS)
 
 
 def test_a_program_that_cannot_leave_its_ranges_has_no_guard() -> None:

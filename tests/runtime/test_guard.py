@@ -79,7 +79,7 @@ def test_a_guarded_program_gives_what_an_unguarded_one_gives(kind: str) -> None:
 def test_more_bits_find_what_fewer_cannot_tell() -> None:
     """With one bit more, a value far beyond 2^1 times its range wraps around into it."""
     rng = np.random.default_rng(SEED)
-    fired = {bits: 0 for bits in (1, 6)}
+    fired = dict.fromkeys((1, 6), 0)
     for bits in fired:
         local = session(guarded("one relu", bits=bits).program, SEED)
         for far in np.linspace(5, 34, 30):

@@ -219,7 +219,8 @@ def test_a_partys_view_of_one_input_is_a_view_of_another(
         assert runs < MOST_RUNS, f"seed {SEED}: the views stay different"
     # then p received and sent exactly the same
     assert got.view == want.view, f"seed {SEED}"
-    assert got.result is not None and want.result is not None
+    assert got.result is not None
+    assert want.result is not None
     assert got.result.route == want.result.route
     assert got.result.counters[p].online == want.result.counters[p].online
     # and yet the client got f(x) from one run and f(x') from the other
@@ -241,17 +242,20 @@ def test_values_out_of_range_are_told_from_no_other_ones(kind: str, p: int) -> N
     want, got = simulation.run(x), simulation.run(other)
     assert got.view != want.view
     # when hidden masks are moved, then the second looks like the first
-    while simulation.repair(want, got):
-        got = simulation.run(other)
+    got = _repaired(simulation, want, other)
     assert got.view == want.view, f"seed {SEED}"
     assert got.result is want.result is None
     # and a run in which nothing leaves its range never does
-    near = with_mean(0.0, rng)
-    got = simulation.run(near)
     with pytest.raises(AssertionError, match="guard has no mask to move"):
-        while simulation.repair(want, got):
-            got = simulation.run(near)
-    assert got.result is not None
+        _repaired(simulation, want, with_mean(0.0, rng))
+
+
+def _repaired(simulation: Simulation, want: Run, x: Inputs) -> Run:
+    """Return a run on x after hidden masks are moved until it looks like `want`."""
+    got = simulation.run(x)
+    while simulation.repair(want, got):
+        got = simulation.run(x)
+    return got
 
 
 def test_without_moving_masks_the_views_differ() -> None:
