@@ -1,7 +1,7 @@
 """Golden files of the passes: golden/<pass>/<case>.txt is IR text in, `====`, IR text out.
 
 Constants hold 1/4, 2/4, 3/4, .. unless a comment `// data @w = [..]` says otherwise; other comments
-`// option = value` set options of the pass, and `// range %x = [low, high]` is what `guard` is told.
+`// option = value` set options of the pass, and `// range %x = [low, high]` tells `guard` of one.
 What comes out ends with the data of small constants.
 """
 
@@ -130,6 +130,7 @@ def _quantise(given: Given) -> str:
         int(given.number("table_bits", 12)),
         given.number("margin", 2.0),
         precision_bits=int(given.number("precision_bits", 0)),
+        headroom=bool(given.number("headroom", 0)),
     )
     return shown(quantise(given.module, OPS, formats))
 

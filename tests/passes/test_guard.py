@@ -16,7 +16,7 @@ from srcompile.ops.base import integer
 from srcompile.ops.interpreter import evaluate
 from srcompile.passes.guard import _BOUNDS, CELL_BITS, Cells, cells_for
 from srcompile.passes.plan_rings import FREE_RING, PRODUCTS
-from tests.support.builds import BUILDS, Build, compiled
+from tests.support.builds import BUILDS, NETWORKS_BY_NAME, Build, compiled
 from tests.support.guarded import GATES, guarded
 
 each_program = pytest.mark.parametrize("build", BUILDS.values(), ids=str)
@@ -106,10 +106,14 @@ def test_each_wire_that_may_leave_its_range_is_checked_once(build: Build) -> Non
                 assert values[node.inputs[0]].all()
 
 
-@each_program
-def test_what_is_not_checked_cannot_leave_its_range(build: Build) -> None:
+NARROW = [(build, 24) for build in NETWORKS_BY_NAME.values()]
+
+
+@pytest.mark.parametrize(("build", "max_width"), [*((b, None) for b in BUILDS.values()), *NARROW],
+                         ids=str)  # fmt: skip
+def test_what_is_not_checked_cannot_leave_its_range(build: Build, max_width: int | None) -> None:
     """Whatever the input within the client's limits: what no check marks out fits its bits."""
-    module = fixed(build)
+    module = compiled(build, "plain", max_width, guard=4).fixed
     rng = np.random.default_rng(5)
     checks = {n.inputs[0] for n in module.main.nodes() if n.op == "check"}
     gates, products = {"table", "relu", "nonneg", "extend"}, {"matmul", "mul", "conv2d"}
@@ -153,6 +157,16 @@ def test_rings_hold_the_bits_that_are_checked(kind: str) -> None:
         if node.op == "check":
             bits = integer(node.attrs["index_bits"]) + integer(node.attrs["low_bits"])
             assert integer(rings[node.inputs[0]]) >= bits
+
+
+def test_extensions_are_checked() -> None:
+    """They forget what is above the bits of what they extend."""
+    found = 0
+    for build, width in NARROW:
+        nodes = list(compiled(build, "plain", width, guard=4).fixed.main.nodes())
+        checked = {n.inputs[0] for n in nodes if n.op == "check"}
+        found += len(checked & {n.inputs[0] for n in nodes if n.op == "extend"})
+    assert found
 
 
 def test_the_sum_of_marks_fits_its_ring_even_if_nothing_is_marked() -> None:

@@ -48,11 +48,15 @@ def test_a_value_far_out_of_range_in_the_middle_is_found(kind: str, far: float) 
 
 @each_kind
 @pytest.mark.parametrize("max_width", [None, 24])
-def test_one_element_of_many_is_enough(kind: str, max_width: int | None) -> None:
-    """Only the last column of h leaves what is supported; narrow rings are extended."""
+def test_it_is_found_where_rings_are_wide_and_where_they_are_extended(
+    kind: str, max_width: int | None
+) -> None:
+    # given rings that hold all, or of 24 bits at most
     x = with_mean(5.5 * SMALL, np.random.default_rng(SEED))
+    # when a value leaves its range, then it is found in both, although extensions forget high bits
     with pytest.raises(RangeError):
         running(kind, max_width).infer(x)
+    assert running(kind, max_width).infer(samples()[0]).outputs["y"].size
 
 
 @each_kind

@@ -81,7 +81,7 @@ def network(kind: str) -> Module:
 
 
 def routed() -> Module:
-    """Return a pool: the router looks at the signs of h, branch 1 takes the exponential of it."""
+    """Return a pool: the router compares two elements of x, branch 1 takes exp of h."""
     b = GraphBuilder(registry())
     x = b.emit("input", [], {"name": "x", "shape": (1, SIZE)}, "%x")
     halves = np.zeros((SIZE, 2), np.float32)
