@@ -16,9 +16,9 @@ which cannot wrap around since its ring holds the number of all elements; one co
 bit of the sum.
 
 Checked is what a wrap would harm: arguments of tables, ReLUs and comparisons, and what is extended
-into a larger ring. A product is right mod 2^w whatever its operands are, so all that counts is that
-its result can be checked; where two values are multiplied that would be out of range by a square,
-so they are checked as well. Not checked is what cannot leave its range if nothing else did: inputs
+into a larger ring, in elementwise products of two values too. Other products are right mod 2^w
+whatever their operands are, so all that counts is that their result can be checked; where two
+values are multiplied that would be out of range by a square, so they are checked as well. Not checked is what cannot leave its range if nothing else did: inputs
 (the client checks them), comparisons, ReLUs of checked values, and so on, by interval arithmetic on
 what the parties know.
 """
@@ -37,8 +37,7 @@ from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Module, Node, Segme
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
 from srcompile.ops.base import integer
-from srcompile.passes.plan_rings import PRODUCTS
-from srcompile.passes.quantise import Range, whole_range
+from srcompile.passes.quantise import PRODUCTS, Range, whole_range
 
 MORE_BITS, MOST_BITS = 4, 8
 """g, if it is not chosen, and the largest: values of up to 2^g times their range are found."""
@@ -323,6 +322,11 @@ def _scaled(node: Node, x: Sequence[Whole], g: _Guard) -> Whole:
     return min(ends), max(ends)
 
 
+def _shifted(node: Node, x: Sequence[Whole], g: _Guard) -> Whole:
+    """Return what x / 2^by may be: an opening that drops bits is off by less than 1.5."""
+    return (x[0][0] >> _by(node)) - 1, (x[0][1] >> _by(node)) + 2
+
+
 def _union(node: Node, x: Sequence[Whole], g: _Guard) -> Whole:
     return min(0, *(low for low, _ in x)), max(0, *(high for _, high in x))
 
@@ -364,7 +368,7 @@ _BOUNDS: Mapping[str, Callable[[Node, Sequence[Whole], _Guard], Whole]] = {
     "mul": lambda n, x, g: g.times(x, 1),
     "matmul": lambda n, x, g: g.times(x, g.depth(n.inputs[0])),
     "conv2d": lambda n, x, g: g.times(x, g.window(n.inputs[1])),
-    "shift": lambda n, x, g: (x[0][0] >> _by(n), (x[0][1] >> _by(n)) + 1),
+    "shift": _shifted,
     "relu": lambda n, x, g: (max(x[0][0], 0), max(x[0][1], 0)),
     "nonneg": lambda n, x, g: (0, 1),
     "table": _table,

@@ -26,7 +26,7 @@ from srcompile.passes.guard import guard
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
-from srcompile.passes.plan_rings import plan_rings
+from srcompile.passes.plan_rings import extended_values, plan_rings
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, Gate, Range, quantise
 from srcompile.passes.remove_unused import remove_unused
@@ -172,7 +172,7 @@ def _until_all_are_checked(planned: Callable[[frozenset[str]], Module]) -> Modul
     extended: frozenset[str] = frozenset()
     while True:
         module = planned(extended)
-        found = {n.inputs[0] for n in module.main.nodes() if n.op == "extend"}
+        found = extended_values(module)
         if found <= extended:
             return module
         extended |= found

@@ -120,6 +120,12 @@ def _extended(name: str) -> str:
     return f"{name}.ext"
 
 
+def extended_values(module: Module) -> frozenset[str]:
+    """Return the names, before `plan_rings`, of the shifts that it extended."""
+    extensions = [n.out for n in module.main.nodes() if n.op == "extend"]
+    return frozenset(name.removesuffix(_extended("")) for name in extensions)
+
+
 def _with_extensions(
     module: Module, extended: Mapping[str, int], takers: frozenset[tuple[str, str]]
 ) -> Module:

@@ -15,7 +15,8 @@ from srcompile.ops import registry
 from srcompile.ops.base import integer
 from srcompile.ops.interpreter import evaluate
 from srcompile.passes.guard import _BOUNDS, CELL_BITS, Cells, cells_for
-from srcompile.passes.plan_rings import FREE_RING, PRODUCTS
+from srcompile.passes.plan_rings import FREE_RING
+from srcompile.passes.quantise import PRODUCTS
 from tests.support.builds import BUILDS, NETWORKS_BY_NAME, Build, compiled
 from tests.support.guarded import GATES, guarded
 
