@@ -18,9 +18,9 @@ bit of the sum.
 Checked is what a wrap would harm: arguments of tables, ReLUs and comparisons, and what is extended
 into a larger ring, in elementwise products of two values too. Other products are right mod 2^w
 whatever their operands are, so all that counts is that their result can be checked; where two
-values are multiplied that would be out of range by a square, so they are checked as well. Not checked is what cannot leave its range if nothing else did: inputs
-(the client checks them), comparisons, ReLUs of checked values, and so on, by interval arithmetic on
-what the parties know.
+values are multiplied that would be out of range by a square, so they are checked as well. Not
+checked is what cannot leave its range if nothing else did: inputs (the client checks them),
+comparisons, ReLUs of checked values, and so on, by interval arithmetic on what the parties know.
 """
 
 from __future__ import annotations
