@@ -199,6 +199,17 @@ def dropped_bits(nodes: Sequence[Node]) -> dict[str, int]:
     return found
 
 
+def _bits_of_shifts(module: Module) -> dict[tuple[str, int], int]:
+    """Return the most bits that a shift of a value, by so many bits, has."""
+    found: dict[tuple[str, int], int] = {}
+    for node in module.main.nodes():
+        by = node.attrs.get("by")
+        if node.op == "shift" and isinstance(by, int) and isinstance(node.type, FixType):
+            key = node.inputs[0], by
+            found[key] = max(node.type.bits, found.get(key, 0))
+    return found
+
+
 def _with_openings(
     module: Module, ops: Registry, ring: Mapping[str, int], opened: set[str]
 ) -> Module:
@@ -225,6 +236,7 @@ class _Opener:
         self.opened = opened  # what to open, and how many low bits are dropped
         self.ring = dict(ring)
         self.types = module.main.types()
+        self.shifted = _bits_of_shifts(module)
         self.nodes: list[Node] = []
         self.now: dict[str, str] = {}  # value -> its opened form
         self.masked: set[str] = set()
@@ -269,7 +281,8 @@ class _Opener:
             out += "-"
         old = self.types[name]
         assert isinstance(old, FixType)
-        type_ = FixType(old.shape, max(2, old.bits - by), old.frac - by)
+        bits = max(2, old.bits - by, self.shifted.get((name, by), 0))
+        type_ = FixType(old.shape, bits, old.frac - by)
         self.types[out], self.ring[out] = type_, self.ring[name] - by
         attrs: Mapping[str, Attr] = MappingProxyType({"by": by, "ring": self.ring[out]})
         self.nodes.append(Node("open", out, (name,), attrs, type_, node.loc))
