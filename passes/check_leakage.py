@@ -2,7 +2,7 @@
 
 The proof is the type system of srcompile.runtime.isa with the rules of srcompile.runtime.check:
 a value leaves a party only through `open` and `input`, under a uniform mask that no other opening
-uses, or through `route` and `output`, which declare it.
+uses, or through `route`, `guard` and `output`, which declare it.
 """
 
 from __future__ import annotations
@@ -59,9 +59,11 @@ def _check_rounds(module: Module) -> None:
         return
     ready: dict[str, int] = {}
     for number, segment in enumerate(module.function("online").segments):
-        now = 0
+        now = guard = 0
         for index, node in enumerate(segment.nodes):
             needs = max((ready.get(i, 0) for i in node.inputs), default=0)
+            if node.op == "output":
+                needs = max(needs, guard)
             this = node.attrs.get("round")
             if isinstance(this, int):
                 if this < now or needs >= this:
@@ -73,6 +75,7 @@ def _check_rounds(module: Module) -> None:
                         index,
                     )
                 now = needs = this
+                guard = this if node.op == "guard" else guard
             ready[node.out] = needs
 
 
@@ -136,6 +139,12 @@ def _disclosures(module: Module, inputs: Sequence[Tensor]) -> Iterator[Disclosur
             "how often each model ran",
             "the dealer",
             "it replaces the material of the model that used it up",
+        )
+    if "guard" in ops:
+        yield Disclosure(
+            "one bit: whether every value stayed in its range",
+            "both parties and the client",
+            "if one did not the outputs would be wrong: the client gets an error, and no output",
         )
     for name in dict.fromkeys(str(n.attrs["name"]) for n in online.nodes() if n.op == "output"):
         yield Disclosure(f"the output '{name}'", "the client", "it is what the program computes")

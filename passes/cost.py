@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from srcompile.errors import UserError
 from srcompile.passes.machine import Machine as Machine
 from srcompile.passes.machine import Timer
-from srcompile.runtime.isa import RingType, sends
+from srcompile.runtime.isa import VERDICT_BYTES, RingType, sends
 from srcompile.runtime.openings import rounds as rounds_of
 from srcompile.runtime.program import Instruction, Program
 
@@ -167,6 +167,8 @@ def estimate_cost(
         for segment, i in program.instructions("online")
         if i.op == "output" and segment == len(program.segments) - 1
     ]
+    if program.guarded:
+        outputs.append(VERDICT_BYTES)
     return Cost(
         program.target,
         network,

@@ -102,7 +102,12 @@ def interface_of(
             type_ = types[node.inputs[0]]
             assert isinstance(type_, FixType)
             name = str(node.attrs["name"])
-            outputs[name] = Tensor(name, type_.shape, type_.frac, type_.bits)
+            low, high = _INFINITE
+            if "within" in node.attrs:
+                top = (1 << (int(node.attrs["within"]) - 1)) - 1  # type: ignore[arg-type]
+                high = top / 2.0**type_.frac
+                low = -high
+            outputs[name] = Tensor(name, type_.shape, type_.frac, type_.bits, low, high)
     return Interface(tuple(inputs), tuple(outputs.values()))
 
 

@@ -166,7 +166,7 @@ def _bytes_between_messages(program: Program, types: Mapping[str, RingType]) -> 
     """Return how much memory a party touches between two messages, on average."""
     total, messages = 0, 1
     for _, i in program.instructions("online"):
-        messages += i.op in ("open", "route", "output")
+        messages += INSTRUCTIONS[i.op].communicates
         for type_ in (*(types[name] for name in i.inputs), i.type):
             if type_ is not None:
                 word = type_.width if type_.kind == "key" else 4 if type_.width <= 32 else 8
@@ -174,7 +174,7 @@ def _bytes_between_messages(program: Program, types: Mapping[str, RingType]) -> 
     return total / messages
 
 
-STEPS: Mapping[str, int] = {"open": 3, "output": 3, "route": 3, "input": 0}
+STEPS: Mapping[str, int] = {"open": 3, "output": 3, "route": 3, "guard": 3, "input": 0}
 """How many steps' overhead instructions have that are not one step."""
 STEPS_OF_A_MESSAGE = 16
 VECTOR_BLOCKS = 4
@@ -341,6 +341,7 @@ _RULES: Mapping[str, Rule] = {
     "input": lambda at, call: at("input", call.size),
     "open": _open,
     "route": lambda at, call: 0.0,
+    "guard": lambda at, call: 0.0,
     "output": _output,
 }
 """The grid and the point of each instruction. Whatever has none here is arithmetic."""

@@ -22,13 +22,14 @@ from srcompile.passes.expand import expand
 from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_functions import fuse_functions
 from srcompile.passes.fuse_layers import fuse_layers
+from srcompile.passes.guard import guard
 from srcompile.passes.lower import lower
 from srcompile.passes.machine import Machine
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
-from srcompile.passes.plan_rings import plan_rings
+from srcompile.passes.plan_rings import extended_values, plan_rings
 from srcompile.passes.protocols import PROTOCOLS
-from srcompile.passes.quantise import Formats, Gate, quantise
+from srcompile.passes.quantise import Formats, Gate, Range, quantise
 from srcompile.passes.remove_unused import remove_unused
 from srcompile.passes.reorder_relu import reorder_relu
 from srcompile.passes.schedule_rounds import schedule_rounds
@@ -46,6 +47,7 @@ class Options:
     """What the user can choose about a compilation.
 
     machines: whose computing projected times assume; without them, the built-in one.
+    guard: g of passes/guard.py, 0 for none.
     """
 
     target: str
@@ -56,6 +58,7 @@ class Options:
     approximations: Mapping[str, str] = field(default_factory=dict)
     embedding: str = "client"
     machines: tuple[Machine, Machine] | None = None
+    guard: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,19 +146,42 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     for transform in after_expansion:
         module = checked(transform(module))
     gates: list[Gate] = []
-    fixed = checked(quantise(module, ops, options.formats, gates))
-    fixed = checked(plan_rings(fixed, ops, options.max_width, options.network))
-    lowered = lower(fixed, PROTOCOLS[options.target])
+    ranges: dict[str, Range] = {}
+    formats = replace(options.formats, headroom=bool(options.guard))
+    fixed = checked(quantise(module, ops, formats, gates, ranges))
+
+    def planned(extended: frozenset[str]) -> Module:
+        module = fixed
+        if options.guard:
+            module = checked(guard(fixed, ops, ranges, options.guard, extended))
+        return checked(plan_rings(module, ops, options.max_width, options.network))
+
+    with_rings = _until_all_are_checked(planned) if options.guard else planned(frozenset())
+    lowered = lower(with_rings, PROTOCOLS[options.target])
     verify_lowered(lowered)
     lowered = remove_unused(lowered)
     verify_lowered(lowered)
     schedule = schedule_rounds(lowered)
-    interface = interface_of(fixed, _input_ranges(module), options.formats)
+    interface = interface_of(with_rings, _input_ranges(module), options.formats)
     leakage = check_leakage(schedule, interface.inputs)
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network, options.machines)
     known = (interface, program, cost, leakage, module, tuple(gates))
-    return Stages(calibrated, fixed, lowered, schedule, *known)
+    return Stages(calibrated, with_rings, lowered, schedule, *known)
+
+
+def _until_all_are_checked(planned: Callable[[frozenset[str]], Module]) -> Module:
+    """Return a plan in which every value that is extended is checked before.
+
+    `planned` plans rings, with checks of the values that it is given the names of.
+    """
+    extended: frozenset[str] = frozenset()
+    while True:
+        module = planned(extended)
+        found = extended_values(module)
+        if found <= extended:
+            return module
+        extended |= found
 
 
 def _has(module: Module, ops: frozenset[str]) -> bool:

@@ -24,13 +24,14 @@ import networkx as nx
 from srcompile.ir.graph import Attr, Module, Node, Segment
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
+from srcompile.ops.base import integer
 from srcompile.passes.cost import NETWORKS, Machine, Network
 from srcompile.passes.extensions import Chains, place_extensions
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.passes.tables import entries_met
 
-FREE_RING = frozenset({"table", "relu", "nonneg", "extend"})
-RESULTS = frozenset({"output", "route"})
+FREE_RING = frozenset({"table", "check", "relu", "nonneg", "extend"})
+RESULTS = frozenset({"output", "route", "guard"})
 WIDEST = 62
 MACHINE = Machine()
 
@@ -87,6 +88,8 @@ def _demand(node: Node, bits: int) -> tuple[int, int]:
         return bits, 0
     if is_product_of_values(node):
         return bits + 1, 0
+    if node.op == "check":
+        return integer(node.attrs["index_bits"]) + integer(node.attrs["low_bits"]), 0
     by = node.attrs["by"] if node.op == "shift" else 0
     assert isinstance(by, int)
     return 0, by
@@ -115,6 +118,12 @@ def _elements(node: Node) -> int:
 
 def _extended(name: str) -> str:
     return f"{name}.ext"
+
+
+def extended_values(module: Module) -> frozenset[str]:
+    """Return the names, before `plan_rings`, of the shifts that it extended."""
+    extensions = [n.out for n in module.main.nodes() if n.op == "extend"]
+    return frozenset(name.removesuffix(_extended("")) for name in extensions)
 
 
 def _with_extensions(
@@ -190,6 +199,17 @@ def dropped_bits(nodes: Sequence[Node]) -> dict[str, int]:
     return found
 
 
+def _bits_of_shifts(module: Module) -> dict[tuple[str, int], int]:
+    """Return the most bits that a shift of a value, by so many bits, has."""
+    found: dict[tuple[str, int], int] = {}
+    for node in module.main.nodes():
+        by = node.attrs.get("by")
+        if node.op == "shift" and isinstance(by, int) and isinstance(node.type, FixType):
+            key = node.inputs[0], by
+            found[key] = max(node.type.bits, found.get(key, 0))
+    return found
+
+
 def _with_openings(
     module: Module, ops: Registry, ring: Mapping[str, int], opened: set[str]
 ) -> Module:
@@ -216,6 +236,7 @@ class _Opener:
         self.opened = opened  # what to open, and how many low bits are dropped
         self.ring = dict(ring)
         self.types = module.main.types()
+        self.shifted = _bits_of_shifts(module)
         self.nodes: list[Node] = []
         self.now: dict[str, str] = {}  # value -> its opened form
         self.masked: set[str] = set()
@@ -260,7 +281,8 @@ class _Opener:
             out += "-"
         old = self.types[name]
         assert isinstance(old, FixType)
-        type_ = FixType(old.shape, max(2, old.bits - by), old.frac - by)
+        bits = max(2, old.bits - by, self.shifted.get((name, by), 0))
+        type_ = FixType(old.shape, bits, old.frac - by)
         self.types[out], self.ring[out] = type_, self.ring[name] - by
         attrs: Mapping[str, Attr] = MappingProxyType({"by": by, "ring": self.ring[out]})
         self.nodes.append(Node("open", out, (name,), attrs, type_, node.loc))

@@ -41,6 +41,8 @@ class Formats:
         Utilities of two models may be close, and a router is small: precision costs little there.
     precision_bits: one in the last place of a value is at most its size / 2^precision_bits, a
         weight's size being its root mean square; 0 to give all values the most bits.
+    headroom: leave the top 1/16 of what the bits of a value hold empty, so that a check of its
+        range needs no finer cells (passes/guard.py).
     """
 
     activation_bits: int = 20
@@ -49,6 +51,7 @@ class Formats:
     margin: float = 2.0
     routing_bits: int = 26
     precision_bits: int = 8
+    headroom: bool = False
 
     def widened(self, range_: Range) -> Range:
         """Return a calibrated range with the margin around it; functions and inputs take it."""
@@ -99,13 +102,18 @@ def quantise(
     ops: Registry,
     formats: Formats = Formats(),
     gates: list[Gate] | None = None,
+    ranges: dict[str, Range] | None = None,
 ) -> Module:
     """Return the fixed-level form of a calibrated graph-level module of primitives.
 
-    What is known of its gates is added to `gates`. Raises CompileError at a value without a
-    calibrated range.
+    What is known of its gates is added to `gates`, and to `ranges` what each value of the result
+    may be, margin included. Raises CompileError at a value without a calibrated range.
     """
-    return _Quantiser(module, ops, formats, [] if gates is None else gates).run()
+    quantiser = _Quantiser(module, ops, formats, [] if gates is None else gates)
+    made = quantiser.run()
+    if ranges is not None:
+        ranges.update(quantiser.ranges)
+    return made
 
 
 class _Quantiser:
@@ -162,7 +170,7 @@ class _Quantiser:
             frac = max(self.type(i).frac for i in same)
             range_ = max((self.ranges[i] for i in same), key=lambda r: max(map(abs, r)))
             (x,) = node.inputs
-            if (self.type(x).frac, self.type(x).bits) != (frac, _bits(range_, frac)):
+            if (self.type(x).frac, self.type(x).bits) != (frac, self.bits(range_, frac)):
                 self.node = node
                 x = self.emit("scale", [x], frac, range_, {"by": 1 << (frac - self.type(x).frac)})
             self.nodes.append(replace(node, inputs=(x,)))
@@ -181,7 +189,7 @@ class _Quantiser:
     ) -> str:
         """Add a node whose values lie in `range_` (margin included); return its name."""
         shapes = [self.type(i).shape for i in inputs]
-        type_ = FixType(tuple(self.ops[op].shape(shapes, attrs)), _bits(range_, frac), frac)
+        type_ = FixType(tuple(self.ops[op].shape(shapes, attrs)), self.bits(range_, frac), frac)
         base = name or f"%{op}"
         out, count = base, 1
         while out in self.types:
@@ -229,9 +237,13 @@ class _Quantiser:
         """Return the fraction bits with which values of `range_` take `bits` bits."""
         top = max(abs(range_[0]), abs(range_[1]), 2.0**-30)
         frac = bits - 1 - math.floor(math.log2(top))
-        while _bits(range_, frac) > bits:
+        while self.bits(range_, frac) > bits:
             frac -= 1
         return frac
+
+    def bits(self, range_: Range, frac: int) -> int:
+        """Return the bits of values of `range_`, with headroom if that is asked for."""
+        return _bits(range_, frac, self.formats.headroom)
 
     def precise(self, range_: Range, size: float | None) -> int:
         """Return the fraction bits that a value of this range and size has in front of a gate."""
@@ -425,6 +437,7 @@ class _Quantiser:
         if spec.index_bits + spec.low_bits > type_.bits:
             wider = (-(2.0 ** (type_.bits - 1 - type_.frac)), 2.0 ** (type_.bits - 1 - type_.frac))
             x = self.emit("offset", [x], type_.frac, wider, {"by": 0})
+            self.ranges[x] = around
         tables = [
             self.const(f"@{node.out[1:]}.t{m}", table, spec.frac - m * type_.frac, False)
             for m, table in enumerate(spec.tables)
@@ -490,10 +503,17 @@ class _Quantiser:
         return (float(const.data.min()), float(const.data.max()))
 
 
-def _bits(range_: Range, frac: int) -> int:
+def whole_range(range_: Range, frac: int) -> tuple[int, int]:
+    """Return the least and the largest integer of `range_`, and of an error in the last place."""
+    slack = 1 if frac else 0
+    low, high = (end * 2.0**frac for end in range_)
+    return math.floor(low) - slack, math.ceil(high) + slack
+
+
+def _bits(range_: Range, frac: int, headroom: bool = False) -> int:
     """Return the bits of a signed integer that holds `range_` and an error in the last place."""
-    top = math.ceil(max(abs(range_[0]), abs(range_[1])) * 2.0**frac) + (1 if frac else 0)
-    return max(2, 1 + top.bit_length())
+    top = max(map(abs, whole_range(range_, frac)))
+    return max(2, 1 + (top * 16 // 15 if headroom else top).bit_length())
 
 
 def _integer_factor(by: float, bits: int) -> tuple[int, int]:

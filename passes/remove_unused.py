@@ -7,12 +7,13 @@ from dataclasses import replace
 from srcompile.ir.graph import Function, Module, Node
 from srcompile.runtime.check import PHASES
 
-_ROOTS = frozenset({"input", "output", "route", "plain_input", "plain_output", "plain_route"})
+_RESULTS = ("input", "output", "route", "guard")
+_ROOTS = frozenset({*_RESULTS, *(f"plain_{op}" for op in _RESULTS)})
 _DEALT = frozenset({"correlate", "table_keys", "sign_keys"})
 
 
 def remove_unused(module: Module) -> Module:
-    """Return a lowered module with only what an input, a route or an output depends on.
+    """Return a lowered module with only what an input, a route, a guard or an output depends on.
 
     What the dealer makes is kept if a party takes it from its slot.
     """

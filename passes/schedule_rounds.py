@@ -2,7 +2,8 @@
 
 A value's depth is the number of rounds before it is there. Messages go out as early as they can,
 so the number of rounds is the depth of the deepest result, and independent openings share a round.
-The rounds of a branch begin behind the round that reveals the route.
+The rounds of a branch begin behind the round that reveals the route, and outputs come behind the
+one that reveals the guard.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ def schedule_rounds(module: Module) -> Module:
     segments = []
     for segment in online.segments:
         start = 0 if segment.route is None else first
-        placed = [_placed(node, depth, start) for node in segment.nodes]
+        placed = []
+        guard = 0
+        for node in segment.nodes:
+            level, node = _placed(node, depth, max(start, guard if node.op == "output" else 0))
+            placed.append((level, node))
+            guard = level if node.op == "guard" else guard
         if segment.route is None:
             first = max((level for level, _ in placed), default=0)
         # messages of a round before what is computed from them; else in the order given

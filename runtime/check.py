@@ -3,7 +3,9 @@ makes with them, and a runtime checks what it loads.
 
 - Every value is made before it is used, in a place that is sure to have run.
 - Every mask is used by exactly one opening (`open` or `input`), so no two openings share a mask.
-- Nothing leaves a party but by `open`, `input`, `route` and `output`, whose operands are typed.
+- Nothing leaves a party but by `open`, `input`, `route`, `guard` and `output`, whose operands are
+  typed.
+- A guarded program reveals one `guard` on every route, in front of all outputs.
 - Every correlation and key a party takes is made by the dealer, in the same segment, once.
 """
 
@@ -18,7 +20,7 @@ from srcompile.runtime.isa import Attrs, IsaError, RingType
 PHASES = ("dealer", "prepare", "online")
 OPENINGS = frozenset({"open", "input"})
 _MADE_BY = {"correlation": "correlate", "table_key": "table_keys", "sign_key": "sign_keys"}
-_OF_PROTOCOLS = frozenset({"input", "open", "route", "output"})
+_OF_PROTOCOLS = frozenset({"input", "open", "route", "guard", "output"})
 
 
 class InstructionLike(Protocol):
@@ -68,7 +70,7 @@ def check(
             for index, instruction in enumerate(instructions):
                 checker.index = index
                 checker.instruction(instruction)
-    checker.finish(len(routes) > 1)
+    checker.finish(len(routes))
 
 
 class _Checker:
@@ -80,6 +82,8 @@ class _Checker:
         self.slots: dict[tuple[str, int], tuple[str, int, RingType]] = {}
         self.dealt_at: dict[int, tuple[int, int]] = {}  # slot -> segment and index
         self.routes = 0
+        self.guards: dict[int, int] = {}  # segment -> index
+        self.unguarded: list[tuple[int, int]] = []  # segment and index of outputs
         self.clear: set[bool] = set()
 
     def fail(self, message: str) -> None:
@@ -106,6 +110,12 @@ class _Checker:
             self.routes += 1
             if self.segment != 0 or self.routes > 1:
                 self.fail("a program reveals one route, in its first segment")
+        if ins.op in ("guard", "plain_guard"):
+            if self.segment in self.guards:
+                self.fail("a route reveals one guard")
+            self.guards[self.segment] = self.index
+        if ins.op in ("output", "plain_output") and self.segment not in self.guards:
+            self.unguarded.append((self.segment, self.index))
         if ins.op.startswith("plain_"):
             self.clear.add(True)
         elif ins.op in _OF_PROTOCOLS:
@@ -165,10 +175,17 @@ class _Checker:
         if not same_width or dealt[2].shape != type_.shape:
             self.fail(f"slot {slot} holds {dealt[2]}, not {type_}")
 
-    def finish(self, routed: bool) -> None:
+    def finish(self, segments: int) -> None:
+        routed = segments > 1
         if routed != (self.routes == 1):
             self.phase, self.segment, self.index = "online", 0, 0
             self.fail("a program with branches reveals a route, and one without reveals none")
+        if self.guards and set(self.guards) != set(range(1 if routed else 0, segments)):
+            self.phase, (self.segment, self.index) = "online", min(self.guards.items())
+            self.fail("a guarded program reveals a guard on every route, behind it")
+        if self.guards and self.unguarded:
+            self.phase, (self.segment, self.index) = "online", self.unguarded[0]
+            self.fail("an output stands in front of the guard")
         taken = {slot for phase, slot in self.slots if phase == "prepare"}
         for slot, place in self.dealt_at.items():
             if self.slots["dealer", slot][0] != "mask" and slot not in taken:

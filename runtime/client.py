@@ -11,15 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srcompile.runtime.channels import Channel
-from srcompile.runtime.errors import InputError, ProgramError
+from srcompile.runtime.errors import InputError, ProgramError, ProtocolError, RangeError
 from srcompile.runtime.gates import signed
-from srcompile.runtime.isa import packed_bytes
+from srcompile.runtime.isa import VERDICT_BYTES, packed_bytes
 from srcompile.runtime.kernels import Kernels, ring_dtype
 from srcompile.runtime.program import Program, Tensor
 from srcompile.runtime.ring import Ring
 
 Array = NDArray[Any]
 Shares = tuple[dict[str, Ring], dict[str, Ring]]
+
+IN_RANGE, OUT_OF_RANGE = b"\x01", b"\x00"
+"""What each party of a guarded program says before the outputs, or instead of them."""
 
 
 # -- weights --------------------------------------------------------------------------------------
@@ -189,7 +192,12 @@ def send_inputs(
 def receive_outputs(
     program: Program, parties: Sequence[Channel], kernels: Kernels
 ) -> dict[str, Array]:
-    """Return the outputs as float64 by name, from both parties' shares."""
+    """Return the outputs as float64 by name, from both parties' shares.
+
+    Raises RangeError, when all that the parties send is received, if a value left its range.
+    """
+    if program.guarded and not _in_range(parties):
+        raise RangeError
     outputs = {}
     for tensor in program.outputs:
         total = np.zeros(math.prod(tensor.shape), ring_dtype(tensor.width))
@@ -198,4 +206,21 @@ def receive_outputs(
             total = kernels.unpack_add(share, total, tensor.width)
         values = signed(total, tensor.width) / 2.0**tensor.frac
         outputs[tensor.name] = np.asarray(values).reshape(tensor.shape)
+    check_outputs(program, outputs)
     return outputs
+
+
+def _in_range(parties: Sequence[Channel]) -> bool:
+    """Return what both parties say. Raises ProtocolError if they do not say the same."""
+    said = {bytes(party.receive(VERDICT_BYTES)) for party in parties}
+    if said not in ({IN_RANGE}, {OUT_OF_RANGE}):
+        raise ProtocolError("the parties do not agree on whether every value is in its range")
+    return said == {IN_RANGE}
+
+
+def check_outputs(program: Program, outputs: Mapping[str, Array]) -> None:
+    """Raise RangeError if an output is outside of what a guarded program supports."""
+    for tensor in program.outputs:
+        values = outputs[tensor.name]
+        if not np.all((values >= tensor.low) & (values <= tensor.high)):
+            raise RangeError

@@ -26,7 +26,7 @@ from srcompile.runtime.client import (
     send_inputs,
     share_weight,
 )
-from srcompile.runtime.errors import ProtocolError, RunError, SpoolError
+from srcompile.runtime.errors import ProtocolError, RangeError, RunError, SpoolError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
@@ -122,11 +122,14 @@ class LocalCluster:
     def infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         """Run one inference on floats by name.
 
-        Raises InputError, before anything is sent, if they do not fit; the session goes on then.
+        Raises InputError, before anything is sent, if they do not fit, and RangeError if a guarded
+        program finds a value out of its range. The session goes on after either.
         """
         inputs = one_inference(self.program, inputs)
         try:
             return self._infer(inputs)
+        except RangeError:
+            raise
         except RunError as error:
             self._fail(error)
             raise

@@ -15,6 +15,16 @@ class InputError(RunError):
     """An input that is missing, of another shape or type, not finite, or out of range."""
 
 
+class RangeError(RunError):
+    """A value left the range that a guarded program checks: there is no output."""
+
+    def __init__(self, which: str = "") -> None:
+        super().__init__(
+            f"{which}a value left the range that the program was calibrated for, so there is no "
+            "output; calibrate it with inputs like this one, or compile it with a wider margin"
+        )
+
+
 class ProtocolError(RunError):
     """A peer that is gone or does not keep to the protocol; names peer, round and instruction."""
 

@@ -29,6 +29,8 @@ COMMON = ("masked", "public")
 MAX_WIDTH = 64
 MAX_INDEX_BITS = 16
 MAX_ELEMENTS = 1 << 32
+VERDICT_BYTES = 1
+"""What each party sends the client of a guarded program before the outputs, or instead of them."""
 
 Shape = tuple[int, ...]
 Attr = int | float | bool | str | tuple[int, ...]
@@ -552,6 +554,14 @@ def _route(*kinds: str) -> Rule:
     return rule
 
 
+def _bit(kind: str) -> Rule:
+    def rule(types: Types, attrs: Attrs, declared: RingType | None) -> None:
+        _kinds(types, (kind,))
+        _need(types[0].width == types[0].size == 1, "a guard is one bit")
+
+    return rule
+
+
 def _exchanged(types: Types, attrs: Attrs) -> Sends:
     size = types[0].packed_bytes
     return Sends(p0_online=size, p1_online=size)
@@ -560,6 +570,11 @@ def _exchanged(types: Types, attrs: Attrs) -> Sends:
 def _opened(types: Types, attrs: Attrs) -> Sends:
     by = int_attr(attrs, "by", 0, types[0].width - 1)
     size = packed_bytes(types[0].size, types[0].width - by)
+    return Sends(p0_online=size, p1_online=size)
+
+
+def _guard_sent(types: Types, attrs: Attrs) -> Sends:
+    size = types[0].packed_bytes + VERDICT_BYTES
     return Sends(p0_online=size, p1_online=size)
 
 
@@ -632,6 +647,7 @@ _SPECS = (
     Spec("input", ("online",), ("name",), _input, _input_sent),
     Spec("open", ("online",), ("round", "by"), _open, _opened, communicates=True),
     Spec("route", ("online",), ("round",), _route("share"), _exchanged, communicates=True),
+    Spec("guard", ("online",), ("round",), _bit("share"), _guard_sent, communicates=True),
     Spec("output", ("online",), ("name", "round"), _result("share"), _exchanged, communicates=True),
     # the plain target: one party, nothing hidden
     Spec("plain_weight", ("online",), (), _weight("clear")),
@@ -641,6 +657,7 @@ _SPECS = (
     Spec("plain_nonneg", ("online",), ("width",), _plain(1)),
     Spec("plain_extend", ("online",), ("width",), _plain(1)),
     Spec("plain_route", ("online",), (), _route("clear")),
+    Spec("plain_guard", ("online",), (), _bit("clear")),
     Spec("plain_output", ("online",), ("name",), _result("clear")),
 )
 

@@ -125,7 +125,8 @@ class LocalSession:
     def infer(self, inputs: Mapping[str, Array]) -> Result:
         """Run one inference on floats by name.
 
-        Raises InputError, before anything is dealt or sent, if they do not fit.
+        Raises InputError, before anything is dealt or sent, if they do not fit, and RangeError if a
+        guarded program finds a value out of its range. The session goes on after either.
         """
         inputs = one_inference(self.program, inputs)
         shared = self._block(0)

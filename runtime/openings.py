@@ -16,7 +16,7 @@ from srcompile.runtime.channels import Channel
 from srcompile.runtime.engine import Arena, Env, is_message
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.gates import Bytes
-from srcompile.runtime.isa import RingType, sends
+from srcompile.runtime.isa import VERDICT_BYTES, RingType, sends
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.program import Instruction
 from srcompile.runtime.ring import Ring
@@ -41,6 +41,8 @@ class Sink(Protocol):
     env: Env
     counters: Counters
     outputs: dict[str, Bytes]
+
+    in_range: bool
 
     def reveal(self, route: int) -> None:
         """Take the branch of a revealed route. Raises ProtocolError if there is none."""
@@ -72,9 +74,10 @@ class Opening:
 
 
 @dataclass(frozen=True)
-class Route:
-    """One `route`: it is opened without a mask."""
+class Revealed:
+    """One `route` or `guard`: it is opened without a mask."""
 
+    op: str
     share: str
     width: int
     ours: Bytes
@@ -87,8 +90,12 @@ class Route:
         return share
 
     def receive(self, kernels: Kernels, run: Sink, share: Ring) -> None:
-        """Reveal the route."""
-        run.reveal(int(kernels.unpack_add(self.theirs, share, self.width).reshape(())))
+        """Reveal the route, or whether every value stayed in its range."""
+        value = int(kernels.unpack_add(self.theirs, share, self.width).reshape(()))
+        if self.op == "route":
+            run.reveal(value)
+        else:
+            run.in_range = bool(value)
 
 
 @dataclass(frozen=True)
@@ -114,20 +121,23 @@ class Round:
         messages: tuple[Bytes, Bytes],
     ) -> None:
         self._openings: list[Opening] = []
-        self._routes: list[Route] = []
+        self._revealed: list[Revealed] = []
         self._outputs: list[Output] = []
         self._sent: dict[tuple[int, int], int] = {}
+        self._sent_out: dict[tuple[int, int], int] = {}  # of outputs
         size = 0
         for index, i in enumerate(group, first):
             type_ = types[i.inputs[0]]
-            length = self._sent[segment, index] = message_bytes(i, types)
+            length = message_bytes(i, types)
+            sent = self._sent_out if i.op == "output" else self._sent
+            sent[segment, index] = length + (VERDICT_BYTES if i.op == "guard" else 0)
             if i.op == "output":
                 self._outputs.append(Output(i.inputs[0], str(i.attrs["name"]), type_.width))
                 continue
             ours, theirs = (m[size : size + length] for m in messages)
             size += length
-            if i.op == "route":
-                self._routes.append(Route(i.inputs[0], type_.width, ours, theirs))
+            if i.op in ("route", "guard"):
+                self._revealed.append(Revealed(i.op, i.inputs[0], type_.width, ours, theirs))
                 continue
             share, mask = i.inputs
             by: Any = i.attrs["by"]
@@ -141,24 +151,29 @@ class Round:
         self.makes = tuple(o.out for o in self._openings)
 
     def run(self, run: Sink, kernels: Kernels, peer: Channel, peer_name: str) -> None:
-        """Send and receive everything. Raises ProtocolError, naming the peer and the round."""
+        """Send and receive everything, but no outputs if a value is known to be out of its range.
+
+        Raises ProtocolError, naming the peer and the round.
+        """
         env = run.env
-        run.counters.online |= self._sent
-        run.counters.rounds += 1
-        for output in self._outputs:
-            run.outputs[output.name] = kernels.pack(env[output.share], output.width)
+        if run.in_range and self._outputs:
+            run.counters.online |= self._sent_out
+            for output in self._outputs:
+                run.outputs[output.name] = kernels.pack(env[output.share], output.width)
+        run.counters.rounds += 1 if self._ours or run.in_range else 0
         if not self._ours:
             return
+        run.counters.online |= self._sent
         addends = [o.send(kernels, env) for o in self._openings]
-        routes = [r.send(kernels, env) for r in self._routes]
+        shares = [r.send(kernels, env) for r in self._revealed]
         try:
             peer.exchange(self._ours, self._theirs)
         except ProtocolError as error:
             raise ProtocolError(f"{peer_name} in {self._where}: {error}") from None
         for opening, own in zip(self._openings, addends, strict=True):
             opening.receive(kernels, env, own)
-        for route, share in zip(self._routes, routes, strict=True):
-            route.receive(kernels, run, share)
+        for revealed, share in zip(self._revealed, shares, strict=True):
+            revealed.receive(kernels, run, share)
 
 
 def rounds(body: Sequence[Instruction]) -> dict[int, int]:
@@ -192,5 +207,6 @@ def largest_message(bodies: Sequence[Sequence[Instruction]], types: Mapping[str,
 
 
 def message_bytes(i: Instruction, types: Mapping[str, RingType]) -> int:
-    """Return how long the message of an `open`, `route` or `output` is."""
-    return sends(i.op, [types[name] for name in i.inputs], i.attrs).p0_online
+    """Return how long the message of an `open`, `route`, `guard` or `output` is."""
+    size = sends(i.op, [types[name] for name in i.inputs], i.attrs).p0_online
+    return size - VERDICT_BYTES if i.op == "guard" else size

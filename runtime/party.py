@@ -11,6 +11,7 @@ import numpy as np
 
 from srcompile.runtime import gates
 from srcompile.runtime.channels import Channel, Sendable
+from srcompile.runtime.client import IN_RANGE, OUT_OF_RANGE
 from srcompile.runtime.engine import (
     Arena,
     Bind,
@@ -53,11 +54,15 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Inference:
-    """What a party knows after an inference; `outputs` are its packed shares for the client."""
+    """What a party knows after an inference; `outputs` are its packed shares for the client.
+
+    Without `in_range` the client gets no output.
+    """
 
     route: int | None
     counters: Counters
     outputs: Mapping[str, gates.Bytes]
+    in_range: bool = True
 
 
 class Party:
@@ -78,6 +83,7 @@ class Party:
     ) -> None:
         self.program, self.index, self.kernels = program, index, kernels
         self.setup_bytes = 0
+        self._guarded = program.guarded
         self._source, self._peer, self._client = source, peer, client
         self._engine = Engine(program, kernels, index)
         self._shares: dict[str, Ring | PackedMatrix] = {}
@@ -287,7 +293,7 @@ class Party:
         """
         self._use(shared)
         routes = frozenset(s.route for s in self.program.segments)
-        run = _Online(dict(self._engine.public), routes, {0: shared.shelf}, observe)
+        run = _Online(dict(self._engine.public), routes, {0: shared.shelf}, self._guarded, observe)
         try:
             run.env.update(self._with_inputs(shared))
             shared.inputs = None
@@ -301,11 +307,16 @@ class Party:
         finally:
             for shelf in run.shelves.values():
                 shelf.close()
-        return Inference(run.route, run.counters, run.outputs)
+        return Inference(run.route, run.counters, run.outputs, run.in_range)
 
     def send_outputs(self, inference: Inference) -> None:
-        """Give the client this party's shares of the outputs."""
-        for tensor in self.program.outputs:
+        """Give the client this party's shares of the outputs.
+
+        If a guarded program found a value out of its range, the client is told so and gets none.
+        """
+        if self._guarded:
+            self._client.send(IN_RANGE if inference.in_range else OUT_OF_RANGE)
+        for tensor in self.program.outputs if inference.in_range else ():
             self._client.send(inference.outputs[tensor.name].data)
 
     def _use(self, prepared: Prepared) -> None:
@@ -424,13 +435,22 @@ class _Online:
     env: Env
     routes: frozenset[int | None]
     shelves: dict[int, Shelf]  # by segment
+    guarded: bool = False
     observe: Callable[[int], None] | None = None
     counters: Counters = field(default_factory=Counters)
     route: int | None = None
+    in_range: bool = True
     outputs: dict[str, gates.Bytes] = field(default_factory=dict)
 
     def reveal(self, route: int) -> None:
-        """Take the branch of a revealed route. Raises ProtocolError if there is none."""
+        """Take the branch of a revealed route.
+
+        If there is none, a value of the router left its range; without a guard to say so that is a
+        ProtocolError.
+        """
+        if route not in self.routes and self.guarded:
+            self.in_range = False
+            return
         if route not in self.routes:
             raise ProtocolError(f"the route is {route}, which is none of this program's")
         self.route = route

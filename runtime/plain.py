@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from srcompile.runtime.client import Array, encode, one_inference
+from srcompile.runtime.client import Array, check_outputs, encode, one_inference
 from srcompile.runtime.engine import Bind, Engine, Env
-from srcompile.runtime.errors import ProgramError
+from srcompile.runtime.errors import ProgramError, RangeError
 from srcompile.runtime.gates import signed
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import Kernels
@@ -30,8 +30,10 @@ class PlainRunner:
             "plain_input": self._read,
             "plain_output": self._write,
             "plain_route": self._route,
+            "plain_guard": self._guard,
             "plain_weight": lambda i, t: lambda run: program.constants[i.inputs[0]].data,
         }
+        self._routes = {s.route for s in program.segments[1:]} or {None}
         bodies = program.functions["online"]
         later = frozenset(n for body in bodies[1:] for i in body for n in i.inputs)
         self._plans = [
@@ -40,12 +42,20 @@ class PlainRunner:
         ]
 
     def infer(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int | None]:
-        """Return the outputs by name, and the route taken. Raises InputError for unfit inputs."""
+        """Return the outputs by name, and the route taken.
+
+        Raises InputError for unfit inputs, RangeError if a guarded program finds a value out of its
+        range.
+        """
         run = _Run(dict(self._engine.public), one_inference(self._program, inputs))
         for plan, segment in zip(self._plans, self._program.segments, strict=True):
             if segment.route is None or segment.route == run.route:
                 with np.errstate(over="ignore"):
                     self._engine.run(plan, run)
+        taken = self._routes == {None} or run.route in self._routes
+        if self._program.guarded and not (taken and run.in_range):
+            raise RangeError
+        check_outputs(self._program, run.outputs)
         return run.outputs, run.route
 
     def _read(self, i: Instruction, types: Sequence[RingType]) -> Compute:
@@ -66,6 +76,12 @@ class PlainRunner:
 
         return route
 
+    def _guard(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        def guard(run: _Run, x: Ring) -> None:
+            run.in_range = bool(signed(x, 1).reshape(()))
+
+        return guard
+
 
 @dataclass
 class _Run:
@@ -73,3 +89,4 @@ class _Run:
     inputs: Mapping[str, Array]
     outputs: dict[str, Array] = field(default_factory=dict)
     route: int | None = None
+    in_range: bool = True

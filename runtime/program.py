@@ -78,7 +78,10 @@ ENCODINGS = ("plain", "bits", "lookup", "one_hot")
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: name, shape, fraction bits, ring width, and the values it may take."""
+    """An input or output: name, shape, fraction bits, ring width, and the values it may take.
+
+    Outputs of a guarded program have limits, and a ring that is wider than these need.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -145,6 +148,11 @@ class Program:
         for p in phases:
             known |= {i.out: i.type for _, i in self.instructions(p) if i.type is not None}
         return known
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the program reveals if every value stayed in its range, before its outputs."""
+        return any(i.op in ("guard", "plain_guard") for _, i in self.instructions("online"))
 
     def weights(self) -> tuple[str, ...]:
         """Return the names of the secret constants, in the order in which shares are sent."""

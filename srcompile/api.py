@@ -18,6 +18,7 @@ from srcompile.ops.program import INPUTS
 from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
+from srcompile.passes.guard import MORE_BITS, MOST_BITS
 from srcompile.passes.machine import machines
 from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
 from srcompile.passes.quantise import Formats, Gate
@@ -108,6 +109,8 @@ def compile(
     approximations: Mapping[str, str] | None = None,
     embedding: str = "client",
     profiles: Sequence[str | Path] = (),
+    guard: bool = False,
+    guard_bits: int = MORE_BITS,
 ) -> Compiled:
     """Compile `model` for `target`.
 
@@ -124,9 +127,14 @@ def compile(
         parties, from one-hot encodings; the table stays secret, and the input is large.
     profiles: files of `srrun calibrate` that projected times assume: one for both parties, or one
         for each. Without any, this machine's own if there is one, or the built-in one.
+    guard: check while running that values stay in their ranges; if one does not, the client gets
+        an error instead of outputs, and one bit says so to it and to the parties.
+    guard_bits: 1 to 8; values of up to 2^guard_bits times their range are found for sure.
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments,
     ProfileError for a profile that is missing or damaged.
     """
+    if not 1 <= guard_bits <= MOST_BITS:
+        raise UserError(f"guard_bits is {guard_bits}; it must be 1 to {MOST_BITS}")
     options = Options(
         target,
         network_named(network),
@@ -136,6 +144,7 @@ def compile(
         approximations or {},
         embedding,
         machines(profiles),
+        guard_bits if guard else 0,
     )
     inputs = as_given(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)

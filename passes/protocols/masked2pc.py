@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
+from srcompile.ops.base import integer
 from srcompile.passes.lower import ProgramBuilder
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
@@ -340,18 +341,36 @@ def _table(node: Node, b: ProgramBuilder) -> Share:
         "slot": b.slot(), "index_bits": index_bits, "low_bits": low_bits,
         "degree": len(node.inputs) - 2, "width": _ring(node),
     }  # fmt: skip
-    key = _keys(b, "table_key", keys, x, node)
+    key = _keys(b, "table_key", keys, x.r, node)
     tables = [b.const(t, _ring(node)) for t in node.inputs[1:]]
     attrs: dict[str, Attr] = {"index_bits": index_bits, "low_bits": low_bits}
     return Share(_online(b, "table", [x.hat, key, *tables], attrs, node.out))
 
 
-def _keys(b: ProgramBuilder, op: str, attrs: Mapping[str, Attr], x: Masked, node: Node) -> str:
-    """Let the dealer make keys for the mask of x; return the party's."""
-    b.emit("dealer", f"{op}s", [x.r], attrs)
-    shape = b.ring_type("dealer", x.r).shape
-    segment = b.segment_of("dealer", x.r)
+def _check(node: Node, b: ProgramBuilder) -> Share:
+    """A DPF key with payload 1 at r >> s: the table is read in the cell of x, or one above."""
+    index_bits, low_bits = (integer(node.attrs[k]) for k in ("index_bits", "low_bits"))
+    x = _masked(b, node.inputs[0], index_bits + low_bits)
+    hat, r = x.hat, x.r
+    if low_bits:
+        hat = _online(b, "shift", [hat], {"by": low_bits}, f"{x.name}.cell^")
+        r = _deal(b, "shift", [r], {"by": low_bits}, f"{x.name}.cell.r")
+    keys: dict[str, Attr] = {
+        "slot": b.slot(), "index_bits": index_bits, "low_bits": 0, "degree": 0,
+        "width": _ring(node),
+    }  # fmt: skip
+    key = _keys(b, "table_key", keys, r, node)
+    marks = b.const(node.inputs[1], _ring(node))
+    attrs: dict[str, Attr] = {"index_bits": index_bits, "low_bits": 0}
+    return Share(_online(b, "table", [hat, key, marks], attrs, node.out))
+
+
+def _keys(b: ProgramBuilder, op: str, attrs: Mapping[str, Attr], r: str, node: Node) -> str:
+    """Let the dealer make keys for the mask r; return the party's."""
+    b.emit("dealer", f"{op}s", [r], attrs)
+    shape = b.ring_type("dealer", r).shape
     declared = RingType("key", 1, shape)  # the rule of the instruction says how long a key is
+    segment = b.segment_of("dealer", r)
     return b.emit("prepare", op, [], attrs, f"{node.out}.key", declared, segment)
 
 
@@ -366,7 +385,7 @@ def _sign(node: Node, b: ProgramBuilder) -> Share:
         b,
         "sign_key",
         {"slot": b.slot(), "in_width": bits, "width": width, "select": select},
-        x,
+        x.r,
         node,
     )
     m = _deal(b, "msb", [x.r], {"width": width}, f"{node.out}.m")
@@ -410,15 +429,23 @@ def _route(node: Node, b: ProgramBuilder) -> None:
     _online(b, "route", [share], {"round": 0})
 
 
+def _guard(node: Node, b: ProgramBuilder) -> None:
+    """[x] of one bit goes to both parties, and from them to the client."""
+    share = _unmasked(b, _operand(b, node.inputs[0], 1))
+    _online(b, "guard", [share], {"round": 0})
+
+
 _RULES: Mapping[str, Callable[[Node, ProgramBuilder], Value | None]] = {
     **dict.fromkeys(PRODUCTS, _product),
     "open": _open,
     "shift": _shift,
     "table": _table,
+    "check": _check,
     "relu": _sign,
     "nonneg": _sign,
     "extend": _extend,
     "input": _input,
     "output": _output,
     "route": _route,
+    "guard": _guard,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
+from srcompile.ops.base import integer
 from srcompile.passes.lower import ProgramBuilder
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
@@ -97,6 +98,15 @@ def _table(node: Node, b: ProgramBuilder) -> str:
     return _emit(b, "plain_table", [x, *tables], attrs, node)
 
 
+def _check(node: Node, b: ProgramBuilder) -> str:
+    index_bits, low_bits = (integer(node.attrs[k]) for k in ("index_bits", "low_bits"))
+    x = _operand(b, node.inputs[0], index_bits + low_bits)
+    if low_bits:
+        x = b.emit("online", "shift", [x], {"by": low_bits})
+    marks = b.const(node.inputs[1], _ring(node))
+    return _emit(b, "plain_table", [x, marks], {"index_bits": index_bits, "low_bits": 0}, node)
+
+
 # -- messages -------------------------------------------------------------------------------------
 
 
@@ -115,6 +125,10 @@ def _route(node: Node, b: ProgramBuilder) -> str:
     return _emit(b, "plain_route", [x], NO_ATTRS, node)
 
 
+def _guard(node: Node, b: ProgramBuilder) -> str:
+    return _emit(b, "plain_guard", [_operand(b, node.inputs[0], 1)], NO_ATTRS, node)
+
+
 _RULES: Mapping[str, Callable[[Node, ProgramBuilder], str]] = {
     **dict.fromkeys(PRODUCTS, _local),
     "open": _open,
@@ -122,8 +136,10 @@ _RULES: Mapping[str, Callable[[Node, ProgramBuilder], str]] = {
     "relu": _sign,
     "nonneg": _sign,
     "table": _table,
+    "check": _check,
     "extend": _extend,
     "input": _input,
     "output": _output,
     "route": _route,
+    "guard": _guard,
 }

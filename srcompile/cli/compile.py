@@ -39,6 +39,11 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 16.")
 @click.option("--embedding", default="client", show_default=True, metavar="client|secret",
               help="client: it holds the table and looks up; secret: nobody does.")  # fmt: skip
+@click.option("--margin", default=None, type=click.FloatRange(1.0, 16.0),
+              help="How much larger than in calibration values may get. Default: 2.")  # fmt: skip
+@click.option("--guard", is_flag=True, help="Check while running that values stay in range.")
+@click.option("--guard-bits", default=4, show_default=True, type=click.IntRange(1, 8),
+              help="With --guard: find values of up to 2^N times their range.")  # fmt: skip
 @click.version_option(package_name="srcompile")
 @reports_errors
 def main(
@@ -59,6 +64,9 @@ def main(
     activation_bits: int | None,
     weight_bits: int | None,
     embedding: str,
+    margin: float | None,
+    guard: bool,
+    guard_bits: int,
 ) -> None:
     """Compile MODEL.py, which defines `model` and `example_inputs`, into a secure program."""
     from srcompile.api import LEVELS, compile
@@ -76,12 +84,13 @@ def main(
             "--profile is for both parties, --parties-profile for each: give one of them"
         )
     console = Console(stderr=True)
-    bits = {
+    chosen_formats = {
+        "margin": margin,
         "precision_bits": precision_bits,
         "activation_bits": activation_bits,
         "weight_bits": weight_bits,
     }
-    formats = Formats(**{name: value for name, value in bits.items() if value is not None})
+    formats = Formats(**{n: v for n, v in chosen_formats.items() if v is not None})  # type: ignore[arg-type]
     with console.status(f"compiling {model_file}"):
         loaded = load_model_file(model_file)
         compiled = compile(
@@ -94,6 +103,8 @@ def main(
             approximations=_choices(chosen),
             embedding=embedding,
             profiles=parties_profile or ([profile] if profile else ()),
+            guard=guard,
+            guard_bits=guard_bits,
         )
     if not loaded.calibration_inputs:
         click.echo(

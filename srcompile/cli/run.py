@@ -14,7 +14,7 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.cli.progress import RunProgress
 from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
-from srcompile.runtime.errors import ProgramError
+from srcompile.runtime.errors import ProgramError, RangeError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, load
 from srcompile.runtime.shares import read_shares
@@ -73,7 +73,7 @@ def local(
         if weights
         else None
     )
-    results: list[ClusterResult] = []
+    results: list[ClusterResult | None] = []
     with RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress:
         cluster = LocalCluster(
             program,
@@ -86,20 +86,34 @@ def local(
         program, shares = program.without_weights(), None  # the cluster lets go of them once loaded
         with cluster:
             for inputs in batch:
-                results.append(cluster.infer(inputs))
+                try:
+                    results.append(cluster.infer(inputs))
+                except RangeError:
+                    results.append(None)
                 progress.finished()
         setup = {"bytes": list(cluster.setup_bytes), "seconds": cluster.setup_s}
+    done = [r for r in results if r is not None]
+    if not done:
+        raise RangeError(f"in each of {len(results)} inferences " if len(results) > 1 else "")
     data = run_data(program, results, setup)
     if as_json:
         print_json(data)
     else:
-        _print_run(Console(), data, results)
+        _print_run(Console(), data, done)
+    if len(done) < len(results):
+        shown = ", ".join(map(str, data["out_of_range"][:10]))
+        more = ", ..." if len(data["out_of_range"]) > 10 else ""
+        raise RangeError(f"in row {shown}{more} of the input, counted from 0, ")
 
 
 def run_data(
-    program: Program, results: list[ClusterResult], setup: dict[str, Any]
+    program: Program, ran: list[ClusterResult | None], setup: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what `srrun local --json` prints. With several inferences, sums over all of them."""
+    """Return what `srrun local --json` prints. With several inferences, sums over all of them.
+
+    `ran` holds None where a value left its range; at least one did not.
+    """
+    results = [r for r in ran if r is not None]
     names = {s.route: s.name for s in program.segments if s.route is not None}
     routes = [names[r.route] for r in results if r.route is not None]
     outputs = {
@@ -109,8 +123,9 @@ def run_data(
     }  # fmt: skip
     return {
         "outputs": {name: value.tolist() for name, value in outputs.items()},
-        "route": None if not routes else routes[0] if len(results) == 1 else routes,
-        "inferences": len(results),
+        "route": None if not routes else routes[0] if len(ran) == 1 else routes,
+        "inferences": len(ran),
+        "out_of_range": [k for k, r in enumerate(ran) if r is None],
         "online": {
             "bytes": [sum(r.online_bytes[p] for r in results) for p in (0, 1)],
             "rounds": sum(r.rounds for r in results),
@@ -150,7 +165,7 @@ def _print_run(console: Console, data: dict[str, Any], results: list[ClusterResu
         shown = [_shown(r.outputs[name]) for r in results[:5]]
         table.add_row(name, "\n".join(shown) + ("\n..." if count > 5 else ""))
     online, offline = data["online"], data["offline"]
-    each = "" if count == 1 else f" ({count} inferences)"
+    each = "" if count == 1 else f" ({len(results)} inferences)"
     table.add_row(
         "online",
         f"{online['bytes'][0]:,} B from party 0, {online['bytes'][1]:,} B from party 1, "

@@ -81,10 +81,11 @@ class Embedding(Op):
 
 
 class Output(_Program):
-    """A tensor revealed to the client."""
+    """A tensor revealed to the client; with `within`, only if it fits so many bits."""
 
     name = "output"
     attrs = ("name",)
+    optional = ("within",)
     result = False
 
 
@@ -92,6 +93,13 @@ class Route(_Program):
     """The index of the model to run, revealed to both parties."""
 
     name = "route"
+    result = False
+
+
+class Guard(_Program):
+    """A bit revealed to both parties and the client: 1 if every value stayed in its range."""
+
+    name = "guard"
     result = False
 
 
@@ -137,6 +145,17 @@ class Table(_Program):
         return fracs[1]
 
 
+class Check(Table):
+    """t0[i] for x = i·2^low_bits + d: 1 if x lies in its range; under MPC i may be one more."""
+
+    name = "check"
+    arity = (2, 2)
+
+    def reference(self, inputs: Sequence[Array], attrs: Attrs) -> Array:
+        cell = inputs[0] >> np.int64(integer(attrs["low_bits"]))
+        return super().reference([cell, inputs[1]], {**attrs, "low_bits": 0})
+
+
 class Open(_Program):
     """x / 2^by, opened under a fresh mask from here on; under MPC off by less than 1.5."""
 
@@ -157,7 +176,8 @@ class Extend(_Program):
 
 
 OPS: tuple[Op, ...] = (
-    Input(), Ids(), Embedding(), Output(), Route(), Shift(), Table(), Open(), Extend(),
+    Input(), Ids(), Embedding(), Output(), Route(), Guard(), Shift(), Table(), Check(), Open(),
+    Extend(),
 )  # fmt: skip
 INPUTS = ("input", "ids")
-FIXED_ONLY = frozenset({"shift", "table", "open", "extend"})
+FIXED_ONLY = frozenset({"shift", "table", "check", "guard", "open", "extend"})

@@ -268,3 +268,70 @@ def test_without_the_compilers_packages_srcompile_says_what_to_install(
     monkeypatch.delitem(sys.modules, "srcompile.frontend.capture", raising=False)
 
     assert "pip install 'srcompile[compiler]'" in refusal(srcompile, folder / "model.py")
+
+
+# -- range checks ---------------------------------------------------------------------------------
+
+FAR = [[-3.9, -3.9, 3.9, 3.9]]
+"""Accepted by the client, but far out of range in the model's middle."""
+
+
+@pytest.fixture(scope="module")
+def guarded(folder: Path) -> Path:
+    assert call(srcompile, folder / "model.py", "--guard", "--out", folder / "g.srp").exit_code == 0
+    near = np.array([[0.5, -0.5, 1.0, 2.0]], np.float32)
+    np.savez(folder / "near.npz", x=near)
+    np.savez(folder / "far.npz", x=np.array(FAR, np.float32))
+    np.savez(folder / "both.npz", x=np.concatenate([near, np.array(FAR, np.float32), near]))
+    return folder / "g.srp"
+
+
+def test_a_value_out_of_range_is_an_error_and_no_output(folder: Path, guarded: Path) -> None:
+    message = refusal(srrun, "local", guarded, "--input", folder / "far.npz")
+    assert "a value left the range" in message
+    assert "wider margin" in message
+    assert call(srrun, "local", guarded, "--input", folder / "far.npz", "--json").stdout == ""
+    assert call(srrun, "local", guarded, "--input", folder / "near.npz").exit_code == 0
+
+
+@pytest.mark.parametrize("target", ["2pc", "plain"])
+def test_a_run_in_this_process_finds_it_too(folder: Path, guarded: Path, target: str) -> None:
+    arguments = (folder / "model.py", "--guard", "--target", target, "--run")
+    assert "a value left the range" in refusal(srcompile, *arguments, folder / "far.npz")
+    assert call(srcompile, *arguments, folder / "near.npz").exit_code == 0
+
+
+def test_other_rows_of_the_input_have_their_outputs(folder: Path, guarded: Path) -> None:
+    result = call(srrun, "local", guarded, "--input", folder / "both.npz", "--json")
+    assert result.exit_code == 2
+    assert "in row 1 of the input, counted from 0, a value left the range" in result.stderr
+    data = json.loads(result.stdout)
+    assert data["out_of_range"] == [1]
+    assert data["inferences"] == 3
+    assert len(data["outputs"]["output"]) == 2
+
+
+def test_the_report_of_a_guarded_program_names_the_bit_and_its_cost(
+    folder: Path, guarded: Path
+) -> None:
+    data = json.loads(call(srcompile, folder / "model.py", "--guard", "--json").output)
+    bare = json.loads(call(srcompile, folder / "model.py", "--json").output)
+    assert any("one bit" in d["what"] for d in data["leakage"])
+    assert not any("one bit" in d["what"] for d in bare["leakage"])
+    lines = [layer for layer in data["layers"] if layer["op"] == "guard"]
+    # a round counts for what sends most in it, here one of the two for the output's layer
+    assert sum(layer["rounds"] for layer in lines) >= 1
+    assert sum(layer["offline_bytes"][0] for layer in lines) > 0
+    assert data["online"]["rounds"] - bare["online"]["rounds"] in (1, 2)
+
+
+def test_more_bits_and_margins_are_options(folder: Path) -> None:
+    model = folder / "model.py"
+    offline = [
+        json.loads(call(srcompile, model, "--guard", "--guard-bits", n, "--json").output)
+        for n in (2, 6)
+    ]
+    assert offline[0]["offline"]["bytes"][0] < offline[1]["offline"]["bytes"][0]
+    wide = json.loads(call(srcompile, model, "--margin", 8, "--json").output)
+    narrow = json.loads(call(srcompile, model, "--margin", 1, "--json").output)
+    assert wide["gates"][0]["supported"][1] > narrow["gates"][0]["supported"][1]

@@ -44,7 +44,7 @@ _UNARY = "neg scale offset sum reshape broadcast transpose slice pad reduce"
 _DECLARED = "mask correlation table_key sign_key plain_input"
 _DEALERS = "widen msb correlate table_keys sign_keys"
 _WEIGHTS = "weight_mask weight_opened weight_share plain_weight"
-_PLAIN = "plain_relu plain_nonneg plain_extend plain_route plain_output"
+_PLAIN = "plain_relu plain_nonneg plain_extend plain_route plain_guard plain_output"
 _TABLES = "public t0, and public t1 if `low_bits` is not 0"
 
 OPERANDS: Mapping[str, str] = {
@@ -67,7 +67,7 @@ OPERANDS: Mapping[str, str] = {
     **dict.fromkeys(_WEIGHTS.split(), "a weight"),
     "input": "mask",
     "open": "share, mask",
-    **dict.fromkeys(("route", "output"), "share"),
+    **dict.fromkeys(("route", "guard", "output"), "share"),
     "plain_table": f"clear, {_TABLES}",
     **dict.fromkeys(_PLAIN.split(), "clear"),
 }
@@ -79,6 +79,7 @@ SENT: Mapping[str, str] = {
     "_input_sent": "each party to client, offline, and client to each party: w bits an element",
     "_exchanged": "each way: w bits an element",
     "_opened": "each way: w - by bits an element",
+    "_guard_sent": "each way: one bit; then each party to client: one byte",
 }
 
 

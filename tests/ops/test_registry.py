@@ -49,6 +49,8 @@ NO_CASES = {
     "table": "made by quantise: tested by every function",
     "open": "made by plan_rings",
     "extend": "made by plan_rings: tested below with narrow rings",
+    "check": "made by guard: tested below, and in tests/runtime/test_guard.py",
+    "guard": "made by guard: tested below, and in tests/runtime/test_guard.py",
     "row_top": "as good as the maximum only for softmax, and tested by its cases",
     "levels": "exact up to a half only: tested by the cases of softmax",
 }
@@ -205,6 +207,26 @@ def test_narrow_rings_give_the_same_values(name: str) -> None:
         want, _ = evaluate(build.module, sample, registry())
         got = local.infer(sample).outputs
         assert float(np.abs(got["y"] - want["y"]).max()) <= bound(want["y"])
+
+
+@each_program
+def test_a_guarded_program_gives_the_same_and_costs_what_was_predicted(build: Build) -> None:
+    # given the same program with range checks, under both targets
+    stages = compiled(build, guard=4)
+    local = session(stages.program, SEED)
+    plain = PlainRunner(compiled(build, "plain", guard=4).program, load())
+    for sample in build.samples[:TRIES]:
+        result = local.infer(sample)
+        want, route = evaluate(build.module, sample, registry())
+        # then nothing fires, results are right, and bytes and rounds are as predicted
+        assert result.route == route
+        for name in want:
+            assert float(np.abs(result.outputs[name] - want[name]).max()) <= bound(want[name])
+            error = float(np.abs(plain.infer(sample)[0][name] - want[name]).max())
+            assert error <= bound(want[name])
+        total = stages.cost.total(route)
+        assert tuple(c.bytes for c in result.counters) == total.online_bytes
+        assert [c.rounds for c in result.counters] == [total.rounds] * 2
 
 
 # -- cost -----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Golden files of the passes: golden/<pass>/<case>.txt is IR text in, `====`, IR text out.
 
 Constants hold 1/4, 2/4, 3/4, .. unless a comment `// data @w = [..]` says otherwise; other comments
-`// option = value` set options of the pass. What comes out ends with the data of small constants.
+`// option = value` set options of the pass, and `// range %x = [low, high]` tells `guard` of one.
+What comes out ends with the data of small constants.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from srcompile.passes.expand import expand
 from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_functions import fuse_functions
 from srcompile.passes.fuse_layers import fuse_layers
+from srcompile.passes.guard import guard
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
-from srcompile.passes.quantise import Formats, quantise
+from srcompile.passes.quantise import Formats, Range, quantise
 from srcompile.passes.remove_unused import remove_unused
 from srcompile.passes.reorder_relu import reorder_relu
 from srcompile.passes.reuse_buffers import reuse_buffers
@@ -58,6 +60,7 @@ class Given:
 
     module: Module
     options: Mapping[str, str]
+    ranges: Mapping[str, Range]
 
     def number(self, name: str, default: float) -> float:
         return float(self.options.get(name, default))
@@ -77,7 +80,8 @@ def read(text: str) -> Given:
         data[name] = np.asarray(values, dtype).reshape(shape)
     module = parse_module(text, data)
     check(module)
-    return Given(module, options)
+    ends = re.findall(r"^// range (%\S+) = \[(.+), (.+)\]$", text, re.MULTILINE)
+    return Given(module, options, {name: (float(low), float(high)) for name, low, high in ends})
 
 
 def check(module: Module) -> None:
@@ -126,8 +130,19 @@ def _quantise(given: Given) -> str:
         int(given.number("table_bits", 12)),
         given.number("margin", 2.0),
         precision_bits=int(given.number("precision_bits", 0)),
+        headroom=bool(given.number("headroom", 0)),
     )
     return shown(quantise(given.module, OPS, formats))
+
+
+def _guard(given: Given) -> str:
+    """Values may fill half of their bits, unless a comment `// range %x = [..]` says otherwise."""
+    ranges: dict[str, Range] = {}
+    for name, type_ in given.module.main.types().items():
+        assert isinstance(type_, FixType)
+        most = 2.0 ** (type_.bits - 2 - type_.frac)
+        ranges[name] = given.ranges.get(name, (-most, most))
+    return shown(guard(given.module, OPS, ranges, int(given.number("guard_bits", 4))))
 
 
 PASSES: Mapping[str, Callable[[Given], str]] = {
@@ -146,6 +161,7 @@ PASSES: Mapping[str, Callable[[Given], str]] = {
     "calibrate": lambda g: shown(calibrate(g.module, OPS, SAMPLES)),
     "expand": lambda g: shown(expand(g.module, OPS)),
     "quantise": _quantise,
+    "guard": _guard,
     "plan_rings": _plan_rings,
     "lower": lambda g: shown(lower(g.module, PROTOCOLS[g.options.get("target", "2pc")])),
     "remove_unused": lambda g: shown(remove_unused(g.module)),

@@ -33,6 +33,7 @@ class Sink:
         self.env, self.counters = env, Counters()
         self.outputs: dict[str, Bytes] = {}
         self.route = -1
+        self.in_range = True
 
     def reveal(self, route: int) -> None:
         self.route = route

@@ -28,7 +28,7 @@ from srcompile.passes.cost import NETWORKS
 from srcompile.passes.pipeline import Options, run_pipeline
 from srcompile.runtime import gates
 from srcompile.runtime.client import Shares, share_weights
-from srcompile.runtime.errors import ProgramError
+from srcompile.runtime.errors import ProgramError, RangeError
 from srcompile.runtime.gates import Bytes
 from srcompile.runtime.isa import RingType, packed_bytes
 from srcompile.runtime.kernels import Kernels
@@ -37,21 +37,29 @@ from srcompile.runtime.program import Instruction, Program
 from srcompile.runtime.randomness import SETUP_BLOCK
 from srcompile.runtime.ring import canonical
 from tests.support.builds import BUILDS, Build, Inputs, compiled, rounding, seeded_sources, session
+from tests.support.guarded import SMALL, guarded, with_mean
 from tests.support.simulation import IdealKeys, RecordedSession, Tape, View
 
 SEED = 4711
 MOST_RUNS = 60
+REVEALED = ("open", "route", "guard")
+"""What a party gets from its peer online."""
 PROGRAMS = [
-    ("mlp", 62), ("gelu", 62), ("softmax", 62), ("convolution", 62), ("two branches", 62),
-    ("pool", 62), ("two branches", 24), ("pool", 24),
+    ("mlp", 62, 0), ("gelu", 62, 0), ("softmax", 62, 0), ("convolution", 62, 0),
+    ("two branches", 62, 0), ("pool", 62, 0), ("two branches", 24, 0), ("pool", 24, 0),
+    ("mlp", 62, 4), ("gelu", 62, 4), ("softmax", 62, 4), ("pool", 62, 4), ("two branches", 24, 4),
 ]  # fmt: skip
+"""Builds, the widest ring, and the bits of a guard, 0 for none."""
 
 
 @dataclass
 class Run:
-    """One inference: its result, and what the observed party saw and sent."""
+    """One inference: its result, and what the observed party saw and sent.
 
-    result: Result
+    There is no result if a guarded program found a value out of its range.
+    """
+
+    result: Result | None
     view: View
     blocks: dict[int, int]
 
@@ -70,7 +78,11 @@ class Simulation:
         self.kernels = IdealKeys(self.p)
         sources = (self.tapes[0], self.tapes[1])
         session = RecordedSession(self.program, self.kernels, self.shares, sources)
-        return Run(session.infer(x), session.views[self.p], session.blocks)
+        try:
+            result = session.infer(x)
+        except RangeError:
+            result = None
+        return Run(result, session.views[self.p], session.blocks)
 
     # -- moving hidden randomness
 
@@ -108,7 +120,7 @@ class Simulation:
             inputs = [i for i in self.program.functions["online"][0] if i.op == "input"]
             self.move_masks(got, inputs, b"".join(want.view.inputs), b"".join(got.view.inputs))
             return True
-        rounds = self.rounds(want.result.route)
+        rounds = self.rounds(None if want.result is None else want.result.route)
         setup = len(want.view.received) - len(rounds)
         assert want.view.received[:setup] == got.view.received[:setup]
         messages = zip(rounds, want.view.received[setup:], got.view.received[setup:], strict=True)
@@ -146,7 +158,7 @@ class Simulation:
         """Return what party p receives from its peer, round by round."""
         found: dict[int, list[Instruction]] = {}
         for segment, i in self.program.instructions("online"):
-            if self.program.segments[segment].route in (None, route) and i.op in ("open", "route"):
+            if self.program.segments[segment].route in (None, route) and i.op in REVEALED:
                 number = i.attrs["round"]
                 assert isinstance(number, int)
                 found.setdefault(number, []).append(i)
@@ -188,11 +200,13 @@ def two_inputs(build: Build) -> tuple[Inputs, Inputs]:
 
 
 @pytest.mark.parametrize("p", [0, 1], ids=["party 0", "party 1"])
-@pytest.mark.parametrize(("name", "max_width"), PROGRAMS)
-def test_a_partys_view_of_one_input_is_a_view_of_another(name: str, max_width: int, p: int) -> None:
+@pytest.mark.parametrize(("name", "max_width", "guard"), PROGRAMS)
+def test_a_partys_view_of_one_input_is_a_view_of_another(
+    name: str, max_width: int, guard: int, p: int
+) -> None:
     # given what party p sees when x is computed on
     build = BUILDS[name]
-    simulation = Simulation(compiled(build, max_width=max_width).program, p)
+    simulation = Simulation(compiled(build, max_width=max_width, guard=guard).program, p)
     x, other = two_inputs(build)
     want = simulation.run(x)
     # when hidden masks are moved until a run on x' looks the same
@@ -205,13 +219,43 @@ def test_a_partys_view_of_one_input_is_a_view_of_another(name: str, max_width: i
         assert runs < MOST_RUNS, f"seed {SEED}: the views stay different"
     # then p received and sent exactly the same
     assert got.view == want.view, f"seed {SEED}"
+    assert got.result is not None
+    assert want.result is not None
     assert got.result.route == want.result.route
     assert got.result.counters[p].online == want.result.counters[p].online
     # and yet the client got f(x) from one run and f(x') from the other
     for run, sample in ((want, x), (got, other)):
         reference, _ = evaluate(build.module, sample, registry())
+        assert run.result is not None
         np.testing.assert_allclose(run.result.outputs["y"], reference["y"], atol=0.01)
     assert np.abs(want.result.outputs["y"] - got.result.outputs["y"]).max() > 0.05
+
+
+@pytest.mark.parametrize("p", [0, 1], ids=["party 0", "party 1"])
+@pytest.mark.parametrize("kind", ["relu", "exp", "softmax"])
+def test_values_out_of_range_are_told_from_no_other_ones(kind: str, p: int) -> None:
+    """Of a run that ends early a party learns that it did: which value was where it does not."""
+    # given two inputs that leave the range in different places by different amounts
+    simulation = Simulation(guarded(kind).program, p)
+    rng = np.random.default_rng(SEED)
+    x, other = (with_mean(mean * SMALL, rng) for mean in (20.0, -9.0))
+    want, got = simulation.run(x), simulation.run(other)
+    assert got.view != want.view
+    # when hidden masks are moved, then the second looks like the first
+    got = _repaired(simulation, want, other)
+    assert got.view == want.view, f"seed {SEED}"
+    assert got.result is want.result is None
+    # and a run in which nothing leaves its range never does
+    with pytest.raises(AssertionError, match="guard has no mask to move"):
+        _repaired(simulation, want, with_mean(0.0, rng))
+
+
+def _repaired(simulation: Simulation, want: Run, x: Inputs) -> Run:
+    """Return a run on x after hidden masks are moved until it looks like `want`."""
+    got = simulation.run(x)
+    while simulation.repair(want, got):
+        got = simulation.run(x)
+    return got
 
 
 def test_without_moving_masks_the_views_differ() -> None:
@@ -257,6 +301,7 @@ def test_the_view_does_not_depend_on_the_weights_either() -> None:
         # then p's view is the same, and the client's result that of the other model
         assert got.view == want.view, f"seed {SEED}"
         reference = session(other_program, SEED).infer(other).outputs["y"]
+        assert got.result is not None
         np.testing.assert_allclose(got.result.outputs["y"], reference, atol=0.01)
 
 

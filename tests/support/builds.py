@@ -44,15 +44,17 @@ PRECISE = Formats(activation_bits=16, weight_bits=12, table_bits=12, precision_b
 
 
 @cache
-def _compiled(name: str, target: str, max_width: int | None) -> Stages:
+def _compiled(name: str, target: str, max_width: int | None, guard: int) -> Stages:
     build = BUILDS[name]
-    options = Options(target, NETWORKS["lan"], PRECISE, max_width)
+    options = Options(target, NETWORKS["lan"], PRECISE, max_width, guard=guard)
     return run_pipeline(build.module, build.samples, registry(), options)
 
 
-def compiled(build: Build, target: str = "2pc", max_width: int | None = None) -> Stages:
+def compiled(
+    build: Build, target: str = "2pc", max_width: int | None = None, guard: int = 0
+) -> Stages:
     """Return `build` compiled; each combination is compiled once per process."""
-    return _compiled(build.name, target, max_width)
+    return _compiled(build.name, target, max_width, guard)
 
 
 def rounding(fixed: Module) -> float:
