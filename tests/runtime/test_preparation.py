@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from srcompile.runtime.client import share_weights
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession
 from srcompile.runtime.preparation import DEAR, MATERIAL, STANDING, chunks
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import LEAST_CHUNK_BYTES, Stock
-from tests.support.builds import NETWORKS_BY_NAME, Build, compiled, seeded_sources, session
+from tests.support.builds import NETWORKS_BY_NAME, Build, compiled, seeded_sources
 
 each_network = pytest.mark.parametrize("build", NETWORKS_BY_NAME.values(), ids=str)
 each_limit = pytest.mark.parametrize("limit", [1, 500, 1 << 30])
@@ -63,10 +64,11 @@ def test_outputs_do_not_depend_on_where_material_is_kept(
     program = compiled(build).program
     folders = [tmp_path_factory.mktemp("spool") for _ in (0, 1)]
     stocks = (Stock(0, Spool(folders[0])), Stock(0, Spool(folders[1])))
-    spooled = LocalSession(program, load(), sources=seeded_sources(7), stocks=stocks)
-    kept = session(program, 7)
+    shares = share_weights(program)
+    spooled = LocalSession(program, load(), shares, seeded_sources(7), stocks=stocks)
+    kept = LocalSession(program, load(), shares, seeded_sources(7))
     for sample in build.samples[:3]:
-        # when both run with the same masks, then they give the same, and count the same
+        # when both run with the same shares and masks, then they give the same, and count the same
         found, want = spooled.infer(sample), kept.infer(sample)
         assert found.route == want.route
         assert found.counters == want.counters
