@@ -22,6 +22,7 @@ from srcompile.ops.functions import Equals
 from srcompile.ops.functions import Function as FunctionOp
 from srcompile.ops.rows import CELL_FRAC, thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
+from srcompile.runtime.program import narrowed
 
 LEVELS_ABOVE = 8.0
 """How far above the last threshold of a row's top a value counts."""
@@ -208,7 +209,7 @@ class _Quantiser:
         ):
             count += 1
             out = f"{name}.{count}"
-        self.consts[out] = Const(type_, secret, np.asarray(data, np.int64))
+        self.consts[out] = Const(type_, secret, narrowed(data.astype(np.int64)))
         return out
 
     # -- ranges

@@ -252,7 +252,7 @@ def _write_archive(out: IO[bytes], program: Program) -> None:
                 _write(archive, f"constants/{number}.npy", const.data)
         for number, tensor in enumerate(program.inputs):
             if tensor.encoding.table is not None:
-                _write(archive, f"tables/{number}.npy", _narrowed(tensor.encoding.table))
+                _write(archive, f"tables/{number}.npy", narrowed(tensor.encoding.table))
 
 
 def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
@@ -261,7 +261,7 @@ def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
     archive.writestr(zipfile.ZipInfo(name), array.getvalue())
 
 
-def _narrowed(table: Array) -> Array:
+def narrowed(table: Array) -> Array:
     """Return signed integers in the smallest dtype that holds them."""
     top = max(int(table.max(initial=0)), -1 - int(table.min(initial=0)))
     sizes = (np.int8, np.int16, np.int32, np.int64)

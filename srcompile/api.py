@@ -19,7 +19,8 @@ from srcompile.passes.check_leakage import Disclosure
 from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
 from srcompile.passes.machine import machines
-from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
+from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline, steps_of
+from srcompile.passes.progress import Listener, Steps, nobody
 from srcompile.passes.quantise import Formats, Gate
 from srcompile.report.data import gates_data, report_data
 from srcompile.report.drift import Drift, measure_drift
@@ -108,6 +109,7 @@ def compile(
     approximations: Mapping[str, str] | None = None,
     embedding: str = "client",
     profiles: Sequence[str | Path] = (),
+    progress: Listener = nobody,
 ) -> Compiled:
     """Compile `model` for `target`.
 
@@ -124,6 +126,7 @@ def compile(
         parties, from one-hot encodings; the table stays secret, and the input is large.
     profiles: files of `srrun calibrate` that projected times assume: one for both parties, or one
         for each. Without any, this machine's own if there is one, or the built-in one.
+    progress: called with each step of the compilation when it begins, and while it calibrates.
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments,
     ProfileError for a profile that is missing or damaged.
     """
@@ -137,13 +140,15 @@ def compile(
         embedding,
         machines(profiles),
     )
+    steps = Steps(1 + steps_of(options), progress)
+    steps.begin("capture")
     inputs = as_given(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)
     rows = [inputs] if calibration_inputs is None else [as_given(s) for s in calibration_inputs]
     if not rows:
         raise UserError("calibration_inputs is empty; give at least one sample")
     samples = samples_of(captured, rows)
-    stages = run_pipeline(captured, samples, registry(), options)
+    stages = run_pipeline(captured, samples, registry(), options, steps)
     return Compiled(stages, captured, samples)
 
 

@@ -29,7 +29,8 @@ def evaluate(
     """Return the outputs by name and the route taken, None if the module has no routes.
 
     `inputs` are floats by input name on both levels; fixed-level outputs are floats again. `route`
-    forces a route. `observe` is called with every node and its value.
+    forces a route. `observe` is called with every node and its value. A value is forgotten after
+    its last use.
     """
     values: dict[str, Array] = {
         name: np.asarray(const.data)
@@ -39,6 +40,7 @@ def evaluate(
     outputs: Outputs = {}
     taken = route
     types = module.main.types()
+    last_user = {name: node for node in module.main.nodes() for name in (*node.inputs, node.out)}
 
     def run(segment: Segment) -> None:
         nonlocal taken
@@ -58,6 +60,9 @@ def evaluate(
                 values[node.out] = value
             if observe is not None:
                 observe(node, value)
+            for name in {*node.inputs, node.out}:
+                if name.startswith("%") and last_user[name] is node:
+                    del values[name]
 
     for segment in module.main.segments:
         if segment.route is None or segment.route == taken:
