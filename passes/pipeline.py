@@ -37,9 +37,11 @@ from srcompile.passes.sink_broadcasts import sink_broadcasts
 from srcompile.runtime.program import Program
 
 ROUTE_COSTS = "@route.costs"
+EARLY = frozenset({"attention"})
+"""Ops with a softmax inside, whose expansion depends on the calibrated range of its scores."""
 LATE = frozenset({"row_top"})
 """Ops inside the expansion of others, whose own expansion depends on a calibrated range."""
-STEPS = 22
+STEPS = 23
 """How many steps `_compile` has."""
 Samples = Sequence[Mapping[str, Array]]
 
@@ -145,6 +147,7 @@ def _compile(
         return module
 
     before_expansion: tuple[Pass, ...] = (
+        ("expand", lambda m: expand(m, ops, frozenset(ops) - EARLY)),
         ("approximate", lambda m: approximate(m, ops, options.approximations)),
         ("fold_constants", lambda m: fold_constants(m, ops)),
         ("merge_common", merge_common),

@@ -13,9 +13,8 @@ from srcompile.errors import CompileError, UserError
 from srcompile.ir.graph import Attr, Module, Node
 from srcompile.ops import Registry
 from srcompile.ops.builder import GraphBuilder
+from srcompile.passes.choices import EMBEDDINGS
 from srcompile.passes.fold_constants import remove_dead
-
-PLACES = ("client", "secret")
 
 
 def place_embeddings(module: Module, ops: Registry, place: str = "client") -> Module:
@@ -24,8 +23,8 @@ def place_embeddings(module: Module, ops: Registry, place: str = "client") -> Mo
     Raises CompileError for an embedding of anything but ids, or of a table that is no constant,
     and UserError for an unknown place.
     """
-    if place not in PLACES:
-        raise UserError(f"there is no embedding '{place}': choose {', '.join(PLACES)}")
+    if place not in EMBEDDINGS:
+        raise UserError(f"there is no embedding '{place}': choose {', '.join(EMBEDDINGS)}")
     nodes = list(module.main.nodes())
     if not any(node.op in ("ids", "embedding") for node in nodes):
         return module

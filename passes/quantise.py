@@ -209,7 +209,7 @@ class _Quantiser:
         ):
             count += 1
             out = f"{name}.{count}"
-        self.consts[out] = Const(type_, secret, narrowed(data.astype(np.int64)))
+        self.consts[out] = Const(type_, secret, narrowed(data))
         return out
 
     # -- ranges
@@ -264,13 +264,12 @@ class _Quantiser:
         if size and self.formats.precision_bits:
             frac = min(frac, self.formats.precision_bits - math.floor(math.log2(size)))
         frac = 0 if whole else frac
-        return self.const(name, np.rint(data * 2.0**frac), frac, const.secret)
+        return self.const(name, _integers(const.data, frac), frac, const.secret)
 
     def summand(self, name: str, frac: int) -> str:
         """Return a constant summand with `frac` fraction bits."""
         const = self.module.consts[name]
-        data = np.rint(np.asarray(const.data, np.float64) * 2.0**frac)
-        return self.const(name, data, frac, const.secret)
+        return self.const(name, _integers(const.data, frac), frac, const.secret)
 
     def raised(self, name: str, frac: int) -> str:
         """Return `name` with more fraction bits: an exact public factor 2^k."""
@@ -495,6 +494,13 @@ def _bits(range_: Range, frac: int) -> int:
     """Return the bits of a signed integer that holds `range_` and an error in the last place."""
     top = math.ceil(max(abs(range_[0]), abs(range_[1])) * 2.0**frac) + (1 if frac else 0)
     return max(2, 1 + top.bit_length())
+
+
+def _integers(data: Array | None, frac: int) -> Array:
+    """Return data * 2^frac rounded, as floats: exact in single precision too."""
+    assert data is not None
+    scaled = np.ldexp(data if data.dtype.kind == "f" else data.astype(np.float64), frac)
+    return np.asarray(np.rint(scaled, out=scaled))
 
 
 def _integer_factor(by: float, bits: int) -> tuple[int, int]:

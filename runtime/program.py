@@ -262,10 +262,10 @@ def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
 
 
 def narrowed(table: Array) -> Array:
-    """Return signed integers in the smallest dtype that holds them."""
+    """Return signed integers, or whole floats, in the smallest integer dtype that holds them."""
     top = max(int(table.max(initial=0)), -1 - int(table.min(initial=0)))
     sizes = (np.int8, np.int16, np.int32, np.int64)
-    return table.astype(next(s for s in sizes if top <= np.iinfo(s).max))
+    return table.astype(next(s for s in sizes if top <= np.iinfo(s).max), "C")
 
 
 def save(program: Program, path: str | Path, *, weights: bool = True) -> None:

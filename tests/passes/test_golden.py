@@ -64,7 +64,7 @@ class Given:
 
 
 def read(text: str) -> Given:
-    options = dict(re.findall(r"^// (\w+) = (.+)$", text, re.MULTILINE))
+    options = dict(re.findall(r"^// ([\w@.]+) = (.+)$", text, re.MULTILINE))
     written = dict(re.findall(r"^// data (@\S+) = (.+)$", text, re.MULTILINE))
     data: dict[str, Array] = {}
     for name, const in parse_module(text).consts.items():
@@ -131,9 +131,7 @@ def _quantise(given: Given) -> str:
 
 
 PASSES: Mapping[str, Callable[[Given], str]] = {
-    "approximate": lambda g: shown(
-        approximate(g.module, OPS, {"gelu": "quad", "softmax": "2quad"})
-    ),
+    "approximate": lambda g: shown(approximate(g.module, OPS, g.options)),
     "fold_constants": lambda g: shown(fold_constants(g.module, OPS)),
     "merge_common": lambda g: shown(merge_common(g.module)),
     "place_embeddings": lambda g: shown(
