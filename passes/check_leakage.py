@@ -141,6 +141,12 @@ def _disclosures(module: Module, inputs: Sequence[Tensor]) -> Iterator[Disclosur
         yield Disclosure(f"the output '{name}'", "the client", "it is what the program computes")
     for name in (str(n.attrs["name"]) for n in online.nodes() if n.op == "input"):
         yield Disclosure(f"the mask of the input '{name}'", "the client", "the input is its own")
+    for name in (str(n.attrs["name"]) for n in online.nodes() if n.op == "public_input"):
+        yield Disclosure(
+            f"the mask '{name}': which tokens count, and so how long the input is",
+            "both parties",
+            "with mask=public the client gives it to them as it is",
+        )
     yield from _tables(inputs)
     opened = sum(op in ("open", "input") for op in ops)
     of_routes = " in all segments together" if routes else ""

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from srcompile.errors import CompileError
 from srcompile.ir.graph import Module, Node
 from srcompile.ir.types import FixType
+from srcompile.passes.lower import input_width
 from srcompile.passes.quantise import Formats
 from srcompile.passes.reuse_buffers import Buffers, reuse_buffers
 from srcompile.runtime.check import PHASES
@@ -96,8 +97,8 @@ def interface_of(
             name = str(node.attrs["name"])
             encoding = _encoding(fixed, node, type_)
             low, high = _INFINITE if encoding.ids else formats.widened(calibrated[name])
-            ring = int(node.attrs["ring"])  # type: ignore[arg-type]
-            inputs.append(Tensor(name, type_.shape, type_.frac, ring, low, high, encoding))
+            width = input_width(node, type_)
+            inputs.append(Tensor(name, type_.shape, type_.frac, width, low, high, encoding))
         elif node.op == "output":
             type_ = types[node.inputs[0]]
             assert isinstance(type_, FixType)

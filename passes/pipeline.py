@@ -26,6 +26,7 @@ from srcompile.passes.lower import lower
 from srcompile.passes.machine import Machine
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
+from srcompile.passes.place_masks import place_masks
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.progress import Steps
 from srcompile.passes.protocols import PROTOCOLS
@@ -41,7 +42,7 @@ EARLY = frozenset({"attention"})
 """Ops with a softmax inside, whose expansion depends on the calibrated range of its scores."""
 LATE = frozenset({"row_top"})
 """Ops inside the expansion of others, whose own expansion depends on a calibrated range."""
-STEPS = 23
+STEPS = 24
 """How many steps `_compile` has."""
 Samples = Sequence[Mapping[str, Array]]
 
@@ -60,6 +61,7 @@ class Options:
     cost_weight: float = 0.0
     approximations: Mapping[str, str] = field(default_factory=dict)
     embedding: str = "client"
+    mask: str = "secret"
     machines: tuple[Machine, Machine] | None = None
 
 
@@ -152,6 +154,7 @@ def _compile(
         ("fold_constants", lambda m: fold_constants(m, ops)),
         ("merge_common", merge_common),
         ("place_embeddings", lambda m: place_embeddings(m, ops, options.embedding)),
+        ("place_masks", lambda m: place_masks(m, options.mask)),
         ("sink_broadcasts", lambda m: sink_broadcasts(m, ops)),
         ("fuse_functions", lambda m: fuse_functions(m, ops)),
         ("merge_common", merge_common),

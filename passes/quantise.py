@@ -15,7 +15,17 @@ from types import MappingProxyType
 import numpy as np
 
 from srcompile.errors import CompileError, Loc
-from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Function, Module, Node, Segment
+from srcompile.ir.graph import (
+    NO_ATTRS,
+    Array,
+    Attr,
+    Const,
+    Function,
+    Module,
+    Node,
+    Segment,
+    public_values,
+)
 from srcompile.ir.types import FixType, FloatType
 from srcompile.ops import Registry
 from srcompile.ops.functions import Equals
@@ -127,6 +137,7 @@ class _Quantiser:
         for node in module.main.nodes():
             for name in dict.fromkeys(node.inputs):
                 self.users.setdefault(name, []).append(node)
+        self.public = public_values(module)
         self.node: Node
 
     def run(self) -> Module:
@@ -367,9 +378,20 @@ class _Quantiser:
         return self.emit("scale", [x], frac, self.range_of(node), {"by": factor}, node.out)
 
     def product(self, node: Node, inputs: list[str]) -> str:
-        x, y = (self.weight(i) if i.startswith("@") else self.fit(i) for i in inputs)
+        chosen = node.op == "mul" and any(map(self.chooses, node.inputs, inputs))
+        x, y = (
+            self.weight(i) if i.startswith("@") else i if chosen else self.fit(i) for i in inputs
+        )
         frac = self.type(x).frac + self.type(y).frac
         return self.emit(node.op, [x, y], frac, self.range_of(node), node.attrs, node.out)
+
+    def chooses(self, name: str, new: str) -> bool:
+        """Whether a factor is public and holds 0 and 1 only: it adds no bits to a product."""
+        const = self.module.consts.get(name)
+        if const is not None:
+            return not const.secret and bool(np.isin(np.asarray(const.data), (0, 1)).all())
+        low, high = self.ranges[new]
+        return name in self.public and self.type(new).frac == 0 and 0 <= low <= high <= 1
 
     def note_gate(
         self, node: Node, type_: FixType, error: float, wanted: float, centre: float = 0.0
@@ -471,6 +493,11 @@ class _Quantiser:
         fits = np.abs(op.at(u, node.attrs)) <= max(map(abs, self.range_of(node)))
         return (below, float(u[max(0, int(np.argmin(fits)) - 1)]) if not fits.all() else above)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an operand on the graph level."""
+        const = self.module.consts.get(name)
+        return tuple(const.type.shape) if const else self.type(self.new[name]).shape
+
     # -- ranges that follow from counting, not from samples
 
     def note_sound(self, node: Node) -> None:
@@ -523,6 +550,17 @@ def _interval_offset(known: list[Range], node: Node, q: _Quantiser) -> Range:
     return (known[0][0] + by, known[0][1] + by)
 
 
+def _interval_scale(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    by = float(node.attrs["by"])  # type: ignore[arg-type]
+    return (min(known[0][0] * by, known[0][1] * by), max(known[0][0] * by, known[0][1] * by))
+
+
+def _interval_matmul(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    depth = q.shape_of(node.inputs[0])[-1]
+    low, high = _interval_mul(known, node, q)
+    return (min(0.0, low) * depth, max(0.0, high) * depth)
+
+
 def _interval_mul(known: list[Range], node: Node, q: _Quantiser) -> Range:
     ends = [a * b for a in known[0] for b in known[1]]
     return (min(ends), max(ends))
@@ -541,6 +579,8 @@ _INTERVALS: Mapping[str, Callable[[list[Range], Node, _Quantiser], Range]] = {
     "neg": lambda k, n, q: (-k[0][1], -k[0][0]),
     "offset": _interval_offset,
     "mul": _interval_mul,
+    "matmul": _interval_matmul,
+    "scale": _interval_scale,
     "sum": _interval_sum,
     **dict.fromkeys(("pad", "concat", "reshape", "transpose", "slice", "broadcast"), _union),
 }

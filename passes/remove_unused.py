@@ -7,7 +7,9 @@ from dataclasses import replace
 from srcompile.ir.graph import Function, Module, Node
 from srcompile.runtime.check import PHASES
 
-_ROOTS = frozenset({"input", "output", "route", "plain_input", "plain_output", "plain_route"})
+_ROOTS = frozenset(
+    {"input", "public_input", "output", "route", "plain_input", "plain_output", "plain_route"}
+)
 _DEALT = frozenset({"correlate", "table_keys", "sign_keys"})
 
 

@@ -169,13 +169,17 @@ def encode(tensor: Tensor, array: Array) -> Ring:
 def send_inputs(
     program: Program, inputs: Mapping[str, Array], parties: Sequence[Channel], kernels: Kernels
 ) -> None:
-    """Mask every input with what the parties give, x^ = x + [r]_0 + [r]_1, and send it to both."""
+    """Mask every input with what the parties give, x^ = x + [r]_0 + [r]_1, and send it to both.
+
+    A public input is sent as it is.
+    """
     tensors = {t.name: t for t in program.inputs}
-    names = [str(i.attrs["name"]) for i in program.functions["online"][0] if i.op == "input"]
-    for tensor in (tensors[name] for name in names):
+    taken = [i for i in program.functions["online"][0] if i.op in ("input", "public_input")]
+    for i in taken:
+        tensor = tensors[str(i.attrs["name"])]
         x = encode(tensor, inputs[tensor.given])
         size = packed_bytes(x.size, tensor.width)
-        for party in parties:
+        for party in parties if i.op == "input" else ():
             share = np.frombuffer(party.receive(size), np.uint8)
             x = kernels.unpack_add(share, x, tensor.width)
         message = kernels.pack(x, tensor.width).data

@@ -194,13 +194,17 @@ class Program:
                 found = []
                 for segment, i in self.instructions("online"):
                     taken = self.segments[segment].route in (None, route)
-                    if taken and i.op.removeprefix("plain_") == what:
+                    if taken and _message(i.op) == what:
                         type_ = types[i.out or i.inputs[0]]
                         found.append((str(i.attrs["name"]), type_.width, type_.shape))
                 if sorted(found) != declared:
                     raise ProgramError(
                         f"the program declares the {what}s {declared}, but has {sorted(found)}"
                     )
+
+
+def _message(op: str) -> str:
+    return op.removeprefix("plain_").removeprefix("public_")
 
 
 # -- writing --------------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ def compile(
     max_width: int | None = None,
     approximations: Mapping[str, str] | None = None,
     embedding: str = "client",
+    mask: str = "secret",
     profiles: Sequence[str | Path] = (),
     progress: Listener = nobody,
 ) -> Compiled:
@@ -124,6 +125,8 @@ def compile(
         (passes/approximate.py).
     embedding: who looks token ids up. client: the client, which then holds the table. secret: the
         parties, from one-hot encodings; the table stays secret, and the input is large.
+    mask: secret: nobody learns which tokens an attention mask lets count. public: the client gives
+        such masks to the parties as they are, which makes the program cheaper.
     profiles: files of `srrun calibrate` that projected times assume: one for both parties, or one
         for each. Without any, this machine's own if there is one, or the built-in one.
     progress: called with each step of the compilation when it begins, and while it calibrates.
@@ -138,6 +141,7 @@ def compile(
         model.cost_weight if isinstance(model, Pool) else 0.0,
         approximations or {},
         embedding,
+        mask,
         machines(profiles),
     )
     steps = Steps(1 + steps_of(options), progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
-from srcompile.passes.lower import ProgramBuilder
+from srcompile.passes.lower import ProgramBuilder, input_width
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
 
@@ -101,8 +101,12 @@ def _table(node: Node, b: ProgramBuilder) -> str:
 
 
 def _input(node: Node, b: ProgramBuilder) -> str:
-    declared = RingType("clear", _ring(node), b.fix_type(node.out).shape)
-    return b.emit("online", "plain_input", [], {"name": node.attrs["name"]}, node.out, declared)
+    type_, width = b.fix_type(node.out), input_width(node, b.fix_type(node.out))
+    declared = RingType("clear", width, type_.shape)
+    x = b.emit("online", "plain_input", [], {"name": node.attrs["name"]}, node.out, declared)
+    return (
+        x if width == _ring(node) else _emit(b, "plain_extend", [x], {"width": _ring(node)}, node)
+    )
 
 
 def _output(node: Node, b: ProgramBuilder) -> str:

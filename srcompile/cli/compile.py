@@ -43,6 +43,8 @@ from srcompile.passes.progress import nobody
 @click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 16.")
 @click.option("--embedding", default="client", show_default=True, metavar="client|secret",
               help="client: it holds the table and looks up; secret: nobody does.")  # fmt: skip
+@click.option("--mask", default="secret", show_default=True, metavar="secret|public",
+              help="public: the parties learn attention masks, so the input's length.")  # fmt: skip
 @click.version_option(package_name="srcompile")
 @reports_errors
 def main(
@@ -63,6 +65,7 @@ def main(
     activation_bits: int | None,
     weight_bits: int | None,
     embedding: str,
+    mask: str,
 ) -> None:
     """Compile MODEL.py, which defines `model` and `example_inputs`, into a secure program."""
     from srcompile.api import LEVELS, compile
@@ -98,6 +101,7 @@ def main(
             formats=formats,
             approximations=_choices(chosen),
             embedding=embedding,
+            mask=mask,
             profiles=parties_profile or ([profile] if profile else ()),
             progress=listener,
         )

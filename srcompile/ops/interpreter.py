@@ -46,6 +46,8 @@ def evaluate(
         nonlocal taken
         for node in segment.nodes:
             operands = [values[name] for name in node.inputs]
+            if module.level == "fixed":  # constants are kept in small integers
+                operands = [operand.astype(np.int64, copy=False) for operand in operands]
             if node.op in INPUTS:
                 value = _enter(
                     inputs[str(node.attrs.get("ids", node.attrs["name"]))], node, operands

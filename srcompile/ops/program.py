@@ -31,12 +31,13 @@ class Input(_Program):
     """A tensor the client gives: reals, or with `bits` 0 and 1.
 
     With `ids` it is made from the token ids of that name. If it has an operand, a table that the
-    client holds, it is the table's rows at these ids, else their one-hot encoding.
+    client holds, it is the table's rows at these ids, else their one-hot encoding. The client
+    gives a `public` one to both parties as it is.
     """
 
     name = "input"
     attrs = ("name", "shape")
-    optional = ("bits", "ids")
+    optional = ("bits", "ids", "public")
     arity = (0, 1)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:

@@ -101,6 +101,9 @@ class _Recorder:
     def type(self, operand: str) -> FloatType:
         return self.b.type(operand)
 
+    def is_public(self, operand: str) -> bool:
+        return self.b.is_public(operand)
+
 
 def expansion(op: Op) -> tuple[str, ...]:
     """Return the ops that the expansions of an op's cases use, in order."""

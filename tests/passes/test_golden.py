@@ -32,6 +32,7 @@ from srcompile.passes.fuse_layers import fuse_layers
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
+from srcompile.passes.place_masks import place_masks
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, quantise
@@ -137,6 +138,7 @@ PASSES: Mapping[str, Callable[[Given], str]] = {
     "place_embeddings": lambda g: shown(
         place_embeddings(g.module, OPS, g.options.get("embedding", "client"))
     ),
+    "place_masks": lambda g: shown(place_masks(g.module, g.options.get("mask", "public"))),
     "sink_broadcasts": lambda g: shown(sink_broadcasts(g.module, OPS)),
     "fuse_functions": lambda g: shown(fuse_functions(g.module, OPS)),
     "reorder_relu": lambda g: shown(reorder_relu(g.module)),

@@ -43,7 +43,7 @@ SEED = 4711
 MOST_RUNS = 60
 PROGRAMS = [
     ("mlp", 62), ("gelu", 62), ("softmax", 62), ("convolution", 62), ("two branches", 62),
-    ("pool", 62), ("two branches", 24), ("pool", 24),
+    ("pool", 62), ("public mask", 62), ("two branches", 24), ("pool", 24),
 ]  # fmt: skip
 
 
@@ -105,7 +105,8 @@ class Simulation:
     def repair_wires(self, want: Run, got: Run) -> bool:
         """Move the masks of the first input wire, or of the first round's openings, that differ."""
         if want.view.inputs != got.view.inputs:
-            inputs = [i for i in self.program.functions["online"][0] if i.op == "input"]
+            body = self.program.functions["online"][0]
+            inputs = [i for i in body if i.op in ("input", "public_input")]
             self.move_masks(got, inputs, b"".join(want.view.inputs), b"".join(got.view.inputs))
             return True
         rounds = self.rounds(want.result.route)
@@ -127,7 +128,9 @@ class Simulation:
         }
         position = 0
         for i in instructions:
-            type_, dropped = types[i.inputs[0]], _dropped(i)
+            type_ = types[i.inputs[0]] if i.inputs else i.type
+            assert type_ is not None
+            dropped = _dropped(i)
             type_ = replace(type_, width=type_.width - dropped)
             size = type_.packed_bytes
             parts = [data[position : position + size] for data in (old, new)]
