@@ -10,6 +10,7 @@ from types import MappingProxyType
 from srcompile.errors import CompileError
 from srcompile.ir.graph import Module, Node
 from srcompile.ir.types import FixType
+from srcompile.ops.program import rows_of
 from srcompile.passes.lower import input_width
 from srcompile.passes.quantise import Formats
 from srcompile.passes.reuse_buffers import Buffers, reuse_buffers
@@ -116,7 +117,7 @@ def _encoding(fixed: Module, node: Node, type_: FixType) -> Encoding:
     if not ids:
         return Encoding("bits" if node.attrs.get("bits") else "plain")
     if not node.inputs:
-        return Encoding("one_hot", ids, type_.shape[-1])
+        return Encoding(str(node.attrs.get("digit", "one_hot")), ids, rows_of(node))
     table = fixed.consts[node.inputs[0]].data
     if table is None:
         raise CompileError(f"the data of the table {node.inputs[0]} is missing", node.loc)

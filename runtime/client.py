@@ -15,7 +15,7 @@ from srcompile.runtime.errors import InputError, ProgramError
 from srcompile.runtime.gates import signed
 from srcompile.runtime.isa import packed_bytes
 from srcompile.runtime.kernels import Kernels, ring_dtype
-from srcompile.runtime.program import Program, Tensor
+from srcompile.runtime.program import ONE_HOT, Program, Tensor, hot_column
 from srcompile.runtime.ring import Ring
 
 Array = NDArray[Any]
@@ -159,8 +159,10 @@ def encode(tensor: Tensor, array: Array) -> Ring:
         if encoding.table is None:
             raise ProgramError(f"the program does not carry the table of '{tensor.name}'")
         scaled = encoding.table[array].astype(np.int64)
-    elif encoding.kind == "one_hot":
-        scaled = (np.arange(encoding.rows) == array[..., None]).astype(np.int64) << tensor.frac
+    elif encoding.kind in ONE_HOT:
+        columns = tensor.shape[-1]
+        hot = hot_column(encoding.kind, array, encoding.rows, columns)
+        scaled = (np.arange(columns) == hot[..., None]).astype(np.int64) << tensor.frac
     else:
         scaled = np.rint(array.astype(np.float64) * 2.0**tensor.frac).astype(np.int64)
     return scaled.view(np.uint64).astype(ring_dtype(tensor.width)).reshape(-1)

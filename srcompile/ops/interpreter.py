@@ -13,7 +13,8 @@ import numpy as np
 from srcompile.ir.graph import Array, Module, Node, Segment
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
-from srcompile.ops.program import INPUTS
+from srcompile.ops.program import INPUTS, rows_of
+from srcompile.runtime.program import hot_column
 
 Outputs = dict[str, Array]
 
@@ -78,7 +79,9 @@ def _enter(value: Array, node: Node, operands: Sequence[Array]) -> Array:
         return np.asarray(operands[0][value.astype(np.int64)])
     if "ids" in node.attrs:
         assert node.type is not None
-        hot = np.arange(node.type.shape[-1]) == value.astype(np.int64)[..., None]
+        columns, kind = node.type.shape[-1], str(node.attrs.get("digit", "one_hot"))
+        column = hot_column(kind, value.astype(np.int64), rows_of(node), columns)
+        hot = np.arange(columns) == column[..., None]
         value = hot.astype(np.float32)
     if isinstance(node.type, FixType):
         return np.rint(value.astype(np.float64) * 2.0**node.type.frac).astype(np.int64)

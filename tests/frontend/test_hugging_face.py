@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from srcompile.ops.interpreter import evaluate
 from srcompile.ops.verifier import verify
 from srcompile.runtime.client import one_inference
 from srcompile.runtime.errors import InputError
+from srcompile.runtime.isa import packed_bytes
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession
 from srcompile.runtime.plain import PlainRunner
@@ -271,14 +273,23 @@ def table_disclosures(embedding: str) -> list[str]:
 
 
 def test_the_leakage_report_says_who_holds_the_table() -> None:
+    sent = {
+        embedding: sum(
+            packed_bytes(math.prod(tensor.shape), tensor.width)
+            for tensor in compiled("bert classifier, sdpa", embedding=embedding).program.inputs
+            if tensor.given == "input_ids"
+        )
+        for embedding in ("client", "secret")
+    }
     assert table_disclosures("client") == [
         "the table 'bert.embeddings.word_embeddings.weight' that 'input_ids' is looked up in -> "
-        "the client, and whoever has the program file: with embedding=client the client looks the "
-        "rows up itself; what follows is secret"
+        "the client, and whoever has the program file: with embedding=client it looks the rows up "
+        f"itself and sends {sent['client']} bytes to each party; what follows is secret"
     ]
     assert table_disclosures("secret") == [
         "how many rows the tables have that 'input_ids' is looked up in: 100 -> the client: with "
-        "embedding=secret it encodes the ids by that; the tables stay secret weights"
+        f"embedding=secret it encodes the ids by that and sends {sent['secret']} bytes to each "
+        "party; the tables stay secret weights"
     ]
 
 
@@ -290,6 +301,25 @@ def test_the_table_is_in_the_program_file_and_parties_do_not_get_it() -> None:
     np.testing.assert_array_equal(again, table)
     assert all(t.encoding.table is None for t in program.for_parties().inputs)
     assert program.digest() == program.for_parties().digest()
+
+
+def test_a_large_table_is_looked_up_in_two_digits() -> None:
+    # given a table of 999 rows of 8 numbers, so that ids have a high digit of 11 values
+    torch.manual_seed(0)
+    table = nn.Embedding(999, 8)
+    rows = [(torch.tensor([[k, 998 - k, 37 * k % 999]]),) for k in (0, 90, 91, 500, 998)]
+
+    built = compile(table, rows[0], calibration_inputs=rows, embedding="secret")
+
+    # then the parties take two short encodings, and the rows are exact up to rounding
+    kinds = {t.encoding.kind: t.shape for t in built.program.inputs}
+    assert kinds == {"high": (1, 3, 11), "low": (1, 3, 91)}
+    session = LocalSession(loads(dumps(built.program)), load())
+    for (ids,) in rows:
+        have = session.infer({"input": ids.numpy()}).outputs["output"]
+        np.testing.assert_allclose(have, table(ids).detach().numpy(), atol=2e-3)
+    with pytest.raises(InputError, match="token ids from 0 to 998"):
+        session.infer({"input": np.full((1, 3), 999)})
 
 
 def test_with_embedding_secret_no_table_is_in_the_program_file() -> None:
