@@ -186,7 +186,7 @@ def masked_needed(module: Module) -> None:
         own = ring[node.out]
         if node.op in ("shift", "open"):
             assert ring[values[0]] >= own + int(str(node.attrs["by"]))
-        if node.op == "mul" and not (secret or public):
+        if node.op == "mul" and not (secret or public or scaled):
             operands = [types[v] for v in values]
             widths = [t.bits + 1 for t in operands if isinstance(t, FixType)]
             assert all(ring[v] >= w for v, w in zip(values, widths, strict=True)), node
