@@ -1,6 +1,6 @@
 """What MiniLM sends with each choice for masks and embeddings: exact figures, no run.
 
-    python tests/bench/choices.py [--tokens N]
+python tests/bench/choices.py [--tokens N]
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ def main(tokens: int) -> None:
     print("mask    embedding  online  rounds  offline P0  offline P1  upload  setup")
     for mask in MASKS:
         for embedding in EMBEDDINGS:
-            built = compile(
-                bert, rows[0], calibration_inputs=rows, mask=mask, embedding=embedding
-            )
+            built = compile(bert, rows[0], calibration_inputs=rows, mask=mask, embedding=embedding)
             cost, total = built.cost, built.cost.total()
             sizes = (*total.offline_bytes, cost.client_upload, cost.setup_bytes[0])
             print(
