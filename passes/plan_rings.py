@@ -218,6 +218,20 @@ def _with_openings(
     return module.with_main(tuple(segments))
 
 
+def _bits_shifted(module: Module, opened: Mapping[str, int]) -> dict[str, int]:
+    """Return the bits of opened values whose low ones are dropped: as many as their shifts have.
+
+    A quotient may be one more in its last place than its operand's bits tell.
+    """
+    found: dict[str, int] = {}
+    for node in module.main.nodes():
+        by = opened.get(node.inputs[0], 0) if node.op == "shift" else 0
+        if by and node.attrs["by"] == by:
+            assert isinstance(node.type, FixType)
+            found[node.inputs[0]] = max(node.type.bits, found.get(node.inputs[0], 0))
+    return found
+
+
 class _Opener:
     """Rewrites one segment. A branch may use masked wires of the first segment, but not mix them
     with its own in one node: its material is dealt apart from that of the first segment."""
@@ -229,6 +243,7 @@ class _Opener:
         self.opened = opened  # what to open, and how many low bits are dropped
         self.ring = dict(ring)
         self.types = module.main.types()
+        self.bits = _bits_shifted(module, opened)
         self.nodes: list[Node] = []
         self.now: dict[str, str] = {}  # value -> its opened form
         self.masked: set[str] = set()
@@ -275,7 +290,8 @@ class _Opener:
             out += "-"
         old = self.types[name]
         assert isinstance(old, FixType)
-        type_ = FixType(old.shape, max(2, old.bits - by), old.frac - by)
+        bits = max(old.bits - by, self.bits.get(name, 0) if by else 0)
+        type_ = FixType(old.shape, max(2, bits), old.frac - by)
         self.types[out], self.ring[out] = type_, self.ring[name] - by
         attrs: Mapping[str, Attr] = MappingProxyType({"by": by, "ring": self.ring[out]})
         self.nodes.append(Node("open", out, (name,), attrs, type_, node.loc))
