@@ -7,14 +7,15 @@ uses, or through `route`, `guard` and `output`, which declare it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from srcompile.errors import TextError, VerifyError
 from srcompile.ir.graph import Module
 from srcompile.runtime.check import PHASES, CheckError, check
-from srcompile.runtime.isa import RingType
-from srcompile.runtime.program import Tensor
+from srcompile.runtime.isa import RingType, packed_bytes
+from srcompile.runtime.program import ONE_HOT, Tensor
 
 
 @dataclass(frozen=True)
@@ -98,22 +99,28 @@ def check_leakage(module: Module, inputs: Sequence[Tensor] = ()) -> tuple[Disclo
 
 
 def _tables(inputs: Sequence[Tensor]) -> Iterator[Disclosure]:
+    encoded: dict[tuple[str, int], int] = {}
     for tensor in inputs:
         encoding = tensor.encoding
+        sent = packed_bytes(math.prod(tensor.shape), tensor.width)
         if encoding.kind == "lookup":
             table = tensor.name.removeprefix(f"{encoding.ids}.")
             yield Disclosure(
                 f"the table '{table}' that '{encoding.ids}' is looked up in",
                 "the client, and whoever has the program file",
-                "with embedding=client the client looks the rows up itself; what follows is secret",
+                f"with embedding=client it looks the rows up itself and sends {sent} bytes to each "
+                "party; what follows is secret",
             )
-        elif encoding.kind == "one_hot":
-            yield Disclosure(
-                f"how many rows the tables have that '{encoding.ids}' is looked up in: "
-                f"{encoding.rows}",
-                "the client",
-                "with embedding=secret it encodes the ids by that; the tables stay secret weights",
-            )
+        elif encoding.kind in ONE_HOT:
+            key = encoding.ids, encoding.rows
+            encoded[key] = encoded.get(key, 0) + sent
+    for (ids, rows), sent in encoded.items():
+        yield Disclosure(
+            f"how many rows the tables have that '{ids}' is looked up in: {rows}",
+            "the client",
+            f"with embedding=secret it encodes the ids by that and sends {sent} bytes to each "
+            "party; the tables stay secret weights",
+        )
 
 
 def _disclosures(module: Module, inputs: Sequence[Tensor]) -> Iterator[Disclosure]:
@@ -150,6 +157,12 @@ def _disclosures(module: Module, inputs: Sequence[Tensor]) -> Iterator[Disclosur
         yield Disclosure(f"the output '{name}'", "the client", "it is what the program computes")
     for name in (str(n.attrs["name"]) for n in online.nodes() if n.op == "input"):
         yield Disclosure(f"the mask of the input '{name}'", "the client", "the input is its own")
+    for name in (str(n.attrs["name"]) for n in online.nodes() if n.op == "public_input"):
+        yield Disclosure(
+            f"the mask '{name}': which tokens count, and so how long the input is",
+            "both parties",
+            "with mask=public the client gives it to them as it is",
+        )
     yield from _tables(inputs)
     opened = sum(op in ("open", "input") for op in ops)
     of_routes = " in all segments together" if routes else ""

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from srcompile.errors import CompileError
 from srcompile.ir.graph import Module, Node
 from srcompile.ir.types import FixType
+from srcompile.ops.program import rows_of
+from srcompile.passes.lower import input_width
 from srcompile.passes.quantise import Formats
 from srcompile.passes.reuse_buffers import Buffers, reuse_buffers
 from srcompile.runtime.check import PHASES
@@ -96,8 +98,8 @@ def interface_of(
             name = str(node.attrs["name"])
             encoding = _encoding(fixed, node, type_)
             low, high = _INFINITE if encoding.ids else formats.widened(calibrated[name])
-            ring = int(node.attrs["ring"])  # type: ignore[arg-type]
-            inputs.append(Tensor(name, type_.shape, type_.frac, ring, low, high, encoding))
+            width = input_width(node, type_)
+            inputs.append(Tensor(name, type_.shape, type_.frac, width, low, high, encoding))
         elif node.op == "output":
             type_ = types[node.inputs[0]]
             assert isinstance(type_, FixType)
@@ -120,7 +122,7 @@ def _encoding(fixed: Module, node: Node, type_: FixType) -> Encoding:
     if not ids:
         return Encoding("bits" if node.attrs.get("bits") else "plain")
     if not node.inputs:
-        return Encoding("one_hot", ids, type_.shape[-1])
+        return Encoding(str(node.attrs.get("digit", "one_hot")), ids, rows_of(node))
     table = fixed.consts[node.inputs[0]].data
     if table is None:
         raise CompileError(f"the data of the table {node.inputs[0]} is missing", node.loc)

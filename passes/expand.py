@@ -37,6 +37,9 @@ class _Expander:
     def type(self, operand: str) -> FloatType:
         return self.builder.type(operand)
 
+    def is_public(self, operand: str) -> bool:
+        return self.builder.is_public(operand)
+
     @property
     def loc(self) -> Loc:
         return self.builder.loc

@@ -42,7 +42,7 @@ def _is_constant(node: Node, consts: dict[str, Const]) -> bool:
 
 def _fold(node: Node, consts: dict[str, Const], ops: Registry) -> str:
     operands = [np.asarray(consts[name].data) for name in node.inputs]
-    data = np.ascontiguousarray(ops[node.op].reference(operands, node.attrs))
+    data = np.asarray(ops[node.op].reference(operands, node.attrs))  # a transpose stays a view
     data = data.astype(np.float32) if data.dtype == np.float64 else data
     name = f"{node.inputs[0]}.{node.op}"
     while name in consts:

@@ -43,6 +43,13 @@ def lower(module: Module, protocol: LoweringProtocol) -> Module:
     return builder.module()
 
 
+def input_width(node: Node, type_: FixType) -> int:
+    """Return the ring in which an input is given: a public one has no more than its own bits."""
+    ring = node.attrs["ring"]
+    assert isinstance(ring, int)
+    return min(ring, type_.bits) if node.attrs.get("public") else ring
+
+
 @dataclass(frozen=True)
 class _Emitted:
     """Where a value of a phase was made."""
@@ -184,11 +191,12 @@ class ProgramBuilder:
         return name
 
     def zero(self, operand: str, width: int) -> str:
-        """Return a public constant of zeros, in the shape of a constant of the fixed level."""
-        shape = tuple(self.fixed.consts[operand].type.shape)
-        name = f"{operand}.zero"
+        """Return a public constant of zeros, in the shape of an operand of the fixed level."""
+        shape = self.fix_type(operand).shape
+        base = f"@{operand[1:]}.zero"
+        name = base
         while name in self._consts and self._consts[name].type != RingType("public", width, shape):
-            name = f"{operand}.zero.w{width}"
+            name = f"{base}.w{width}"
         data = ring_data(np.zeros(shape, np.int64), width)
         self._consts[name] = Const(RingType("public", width, shape), False, data)
         return name

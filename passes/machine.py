@@ -174,7 +174,9 @@ def _bytes_between_messages(program: Program, types: Mapping[str, RingType]) -> 
     return total / messages
 
 
-STEPS: Mapping[str, int] = {"open": 3, "output": 3, "route": 3, "guard": 3, "input": 0}
+STEPS: Mapping[str, int] = {
+    "open": 3, "output": 3, "route": 3, "guard": 3, "input": 0, "public_input": 0,
+}  # fmt: skip
 """How many steps' overhead instructions have that are not one step."""
 STEPS_OF_A_MESSAGE = 16
 VECTOR_BLOCKS = 4
@@ -301,6 +303,11 @@ def _wide(at: At, call: Call) -> float:
     return at(f"{call.instruction.op}.{bits}", call.size)
 
 
+def _in_the_clear(at: At, call: Call) -> float:
+    """What both parties know: NumPy computes it element by element."""
+    return at(f"gather.{call.bits}", call.size)
+
+
 def _open(at: At, call: Call) -> float:
     """Both passes of an opening; its message is the round's."""
     (type_, *_) = call.types
@@ -339,6 +346,10 @@ _RULES: Mapping[str, Rule] = {
     "relu": _sign,
     "nonneg": _sign,
     "input": lambda at, call: at("input", call.size),
+    "public_input": lambda at, call: at("input", call.size),
+    **dict.fromkeys(
+        ("public_table", "public_relu", "public_nonneg", "public_extend"), _in_the_clear
+    ),
     "open": _open,
     "route": lambda at, call: 0.0,
     "guard": lambda at, call: 0.0,

@@ -5,7 +5,10 @@ For a pool this is what lets router and models share an embedding and its opened
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+
+import numpy as np
 
 from srcompile.ir.graph import Const, Module, Node, Segment
 
@@ -40,4 +43,5 @@ def merge_common(module: Module) -> Module:
 def _const_key(name: str, const: Const) -> object:
     if const.data is None:
         return name
-    return (const.type, const.secret, const.data.dtype.str, const.data.tobytes())
+    data = np.ascontiguousarray(const.data)
+    return (const.type, const.secret, data.dtype.str, hashlib.sha256(data.data).digest())

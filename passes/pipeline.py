@@ -27,7 +27,9 @@ from srcompile.passes.lower import lower
 from srcompile.passes.machine import Machine
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
+from srcompile.passes.place_masks import place_masks
 from srcompile.passes.plan_rings import extended_values, plan_rings
+from srcompile.passes.progress import Steps
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, Gate, Range, quantise
 from srcompile.passes.remove_unused import remove_unused
@@ -37,8 +39,12 @@ from srcompile.passes.sink_broadcasts import sink_broadcasts
 from srcompile.runtime.program import Program
 
 ROUTE_COSTS = "@route.costs"
+EARLY = frozenset({"attention"})
+"""Ops with a softmax inside, whose expansion depends on the calibrated range of its scores."""
 LATE = frozenset({"row_top"})
 """Ops inside the expansion of others, whose own expansion depends on a calibrated range."""
+STEPS = 24
+"""How many steps `_compile` has."""
 Samples = Sequence[Mapping[str, Array]]
 
 
@@ -57,6 +63,7 @@ class Options:
     cost_weight: float = 0.0
     approximations: Mapping[str, str] = field(default_factory=dict)
     embedding: str = "client"
+    mask: str = "secret"
     machines: tuple[Machine, Machine] | None = None
     guard: int = 0
 
@@ -86,19 +93,33 @@ class Stages:
         return tuple(gate.note for gate in self.gates if gate.note is not None)
 
 
-def run_pipeline(graph: Module, samples: Samples, ops: Registry, options: Options) -> Stages:
+def run_pipeline(
+    graph: Module,
+    samples: Samples,
+    ops: Registry,
+    options: Options,
+    steps: Steps | None = None,
+) -> Stages:
     """Compile a captured graph-level module.
 
     If it routes, the costs in the routing rule are those of a first compilation without them.
+    `steps` is told when each of `steps_of(options)` steps begins.
     Raises CompileError at the op that cannot be compiled, UserError for an unknown target.
     """
     if options.target not in PROTOCOLS:
         names = ", ".join(PROTOCOLS)
         raise UserError(f"there is no target '{options.target}': choose {names}")
-    stages = _compile(graph, samples, ops, options)
+    steps = steps or Steps(steps_of(options))
+    stages = _compile(graph, samples, ops, options, steps)
     if ROUTE_COSTS not in graph.consts or not options.cost_weight:
         return stages
-    return _compile(with_route_costs(graph, stages.cost, options), samples, ops, options)
+    costed = with_route_costs(graph, stages.cost, options)
+    return _compile(costed, samples, ops, options, steps)
+
+
+def steps_of(options: Options) -> int:
+    """Return how many steps `run_pipeline` has: a pool's costs take a compilation of their own."""
+    return STEPS * (2 if options.cost_weight else 1)
 
 
 def with_route_costs(graph: Module, cost: Cost, options: Options) -> Module:
@@ -114,60 +135,78 @@ def with_route_costs(graph: Module, cost: Cost, options: Options) -> Module:
     return replace(graph, consts=MappingProxyType(consts))
 
 
-def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -> Stages:
-    def checked(module: Module) -> Module:
-        verify(module, ops)
+Pass = tuple[str, Callable[[Module], Module]]
+
+
+def _compile(
+    graph: Module, samples: Samples, ops: Registry, options: Options, steps: Steps
+) -> Stages:
+    def calibrated(module: Module, only: frozenset[str] = frozenset()) -> Module:
+        return calibrate(module, ops, samples, only, lambda k: steps.samples(k, len(samples)))
+
+    def run(module: Module, passes: Sequence[Pass]) -> Module:
+        for name, transform in passes:
+            steps.begin(name)
+            module = transform(module)
+            verify(module, ops)
         return module
 
-    before_expansion: tuple[Callable[[Module], Module], ...] = (
-        lambda m: approximate(m, ops, options.approximations),
-        lambda m: fold_constants(m, ops),
-        merge_common,
-        lambda m: place_embeddings(m, ops, options.embedding),
-        lambda m: sink_broadcasts(m, ops),
-        lambda m: fuse_functions(m, ops),
-        merge_common,
-        reorder_relu,
-        lambda m: calibrate(m, ops, samples),
+    before_expansion: tuple[Pass, ...] = (
+        ("expand", lambda m: expand(m, ops, frozenset(ops) - EARLY)),
+        ("approximate", lambda m: approximate(m, ops, options.approximations)),
+        ("fold_constants", lambda m: fold_constants(m, ops)),
+        ("merge_common", merge_common),
+        ("place_embeddings", lambda m: place_embeddings(m, ops, options.embedding)),
+        ("place_masks", lambda m: place_masks(m, options.mask)),
+        ("sink_broadcasts", lambda m: sink_broadcasts(m, ops)),
+        ("fuse_functions", lambda m: fuse_functions(m, ops)),
+        ("merge_common", merge_common),
+        ("reorder_relu", reorder_relu),
+        ("calibrate", calibrated),
     )
-    after_expansion: tuple[Callable[[Module], Module], ...] = (
-        lambda m: expand(m, ops, LATE),
-        lambda m: fold_constants(m, ops),
-        lambda m: fuse_layers(m, ops),
-        merge_common,
-        lambda m: fold_constants(m, ops),
-        lambda m: calibrate(m, ops, samples),
-        lambda m: calibrate(expand(m, ops), ops, samples) if _has(m, LATE) else m,
+    after_expansion: tuple[Pass, ...] = (
+        ("expand", lambda m: expand(m, ops, LATE)),
+        ("fold_constants", lambda m: fold_constants(m, ops)),
+        ("fuse_layers", lambda m: fuse_layers(m, ops)),
+        ("merge_common", merge_common),
+        ("fold_constants", lambda m: fold_constants(m, ops)),
+        ("calibrate", lambda m: calibrated(m, LATE) if _has(m, LATE) else m),
+        ("expand", lambda m: expand(m, ops) if _has(m, LATE) else m),
+        ("calibrate", calibrated),
     )
-    module = checked(graph)
-    for transform in before_expansion:
-        module = checked(transform(module))
-    calibrated = module
-    for transform in after_expansion:
-        module = checked(transform(module))
     gates: list[Gate] = []
     ranges: dict[str, Range] = {}
     formats = replace(options.formats, headroom=bool(options.guard))
-    fixed = checked(quantise(module, ops, formats, gates, ranges))
+    verify(graph, ops)
+    graph = run(graph, before_expansion)
+    expanded = run(graph, after_expansion)
+    fixed = run(expanded, [("quantise", lambda m: quantise(m, ops, formats, gates, ranges))])
+    steps.begin("plan_rings")
 
     def planned(extended: frozenset[str]) -> Module:
         module = fixed
         if options.guard:
-            module = checked(guard(fixed, ops, ranges, options.guard, extended))
-        return checked(plan_rings(module, ops, options.max_width, options.network))
+            module = guard(fixed, ops, ranges, options.guard, extended)
+            verify(module, ops)
+        module = plan_rings(module, ops, options.max_width, options.network)
+        verify(module, ops)
+        return module
 
     with_rings = _until_all_are_checked(planned) if options.guard else planned(frozenset())
+    steps.begin("lower")
     lowered = lower(with_rings, PROTOCOLS[options.target])
     verify_lowered(lowered)
     lowered = remove_unused(lowered)
     verify_lowered(lowered)
+    steps.begin("schedule_rounds")
     schedule = schedule_rounds(lowered)
-    interface = interface_of(with_rings, _input_ranges(module), options.formats)
+    interface = interface_of(with_rings, _input_ranges(expanded), options.formats)
     leakage = check_leakage(schedule, interface.inputs)
+    steps.begin("emit_program")
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network, options.machines)
-    known = (interface, program, cost, leakage, module, tuple(gates))
-    return Stages(calibrated, with_rings, lowered, schedule, *known)
+    known = (interface, program, cost, leakage, expanded, tuple(gates))
+    return Stages(graph, with_rings, lowered, schedule, *known)
 
 
 def _until_all_are_checked(planned: Callable[[frozenset[str]], Module]) -> Module:

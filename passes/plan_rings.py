@@ -21,7 +21,7 @@ from types import MappingProxyType
 
 import networkx as nx
 
-from srcompile.ir.graph import Attr, Module, Node, Segment
+from srcompile.ir.graph import Attr, Module, Node, Segment, public_values
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
 from srcompile.ops.base import integer
@@ -47,9 +47,12 @@ def plan_rings(
     No ring is wider than `max_width`, unless a single value, or a product and its operands, is.
     """
     nodes = list(module.main.nodes())
-    types = module.main.types()
+    types, public = module.main.types(), public_values(module)
     chains = Chains(
-        nodes, _demand, lambda node, width: _work(node, width, module, types), dropped_bits(nodes)
+        nodes,
+        lambda node, bits: _demand(node, bits, public),
+        lambda node, width: _work(node, width, module, types),
+        dropped_bits(nodes),
     )
     opened = _openings(module, ops, _by_name(nodes, chains.rings(frozenset())[0]))
     places = frozenset(k for k, node in enumerate(nodes) if node.out in opened)
@@ -63,9 +66,9 @@ def plan_rings(
     return _with_openings(module, ops, ring, _openings(module, ops, ring))
 
 
-def is_product_of_values(node: Node) -> bool:
-    """Whether a node multiplies two values element by element: into any ring, from any."""
-    return node.op == "mul" and not any(i.startswith("@") for i in node.inputs)
+def is_product_of_values(node: Node, public: frozenset[str]) -> bool:
+    """Whether a node multiplies two hidden values element by element: into any ring, from any."""
+    return node.op == "mul" and not any(i.startswith("@") or i in public for i in node.inputs)
 
 
 def is_local(node: Node, module: Module, ops: Registry) -> bool:
@@ -82,11 +85,11 @@ def _by_name(nodes: Sequence[Node], widths: Sequence[int]) -> dict[str, int]:
     return {n.out: width for n, width in zip(nodes, widths, strict=True) if n.out and width}
 
 
-def _demand(node: Node, bits: int) -> tuple[int, int]:
+def _demand(node: Node, bits: int, public: frozenset[str]) -> tuple[int, int]:
     """Return the ring `node` needs of an operand of `bits` bits: (bits, 0), or (0, above own)."""
     if node.op in RESULTS or node.op in ("table", "relu", "nonneg"):
         return bits, 0
-    if is_product_of_values(node):
+    if is_product_of_values(node, public):
         return bits + 1, 0
     if node.op == "check":
         return integer(node.attrs["index_bits"]) + integer(node.attrs["low_bits"]), 0
@@ -153,11 +156,13 @@ def _openings(module: Module, ops: Registry, ring: Mapping[str, int]) -> set[str
     graph = nx.DiGraph()
     graph.add_nodes_from(["gates", "operands"])
     types = module.main.types()
-    nodes = list(module.main.nodes())
+    public = public_values(module)
+    nodes = [node for node in module.main.nodes() if node.out not in public]
     unsent = dropped_bits(nodes)
     for number, node in enumerate(nodes):
-        values = [i for i in node.inputs if not i.startswith("@")]
+        values = [i for i in node.inputs if not i.startswith("@") and i not in public]
         local = is_local(node, module, ops)
+        scaled = _is_scaled(node, public)
         if node.out:
             type_ = types[node.out]
             assert isinstance(type_, FixType)
@@ -169,7 +174,7 @@ def _openings(module: Module, ops: Registry, ring: Mapping[str, int]) -> set[str
         for name in values:
             if local:
                 graph.add_edge(("out", name), ("in", node.out))  # no capacity: never cut
-            elif node.op not in RESULTS:
+            elif node.op not in RESULTS and not scaled:
                 graph.add_edge(("out", name), "operands")
         if node.out and _makes_share(node, local, module):
             graph.add_edge("gates", ("in", node.out))
@@ -179,6 +184,14 @@ def _openings(module: Module, ops: Registry, ring: Mapping[str, int]) -> set[str
         for node in nodes
         if node.out and ("in", node.out) in before and ("out", node.out) not in before
     }
+
+
+def _is_scaled(node: Node, public: frozenset[str]) -> bool:
+    """Whether a node is a product with a public value: local on shares, and makes one.
+
+    The dealer does not know the value, so the product of a masked wire has no mask that it knows.
+    """
+    return node.op in PRODUCTS and any(name in public for name in node.inputs)
 
 
 def _makes_share(node: Node, local: bool, module: Module) -> bool:
@@ -240,6 +253,7 @@ class _Opener:
         self.nodes: list[Node] = []
         self.now: dict[str, str] = {}  # value -> its opened form
         self.masked: set[str] = set()
+        self.public = public_values(module)
         self.shared: set[str] = set()  # masked wires that hang on the first segment's masks only
 
     def for_branch(self) -> _Opener:
@@ -264,10 +278,11 @@ class _Opener:
         if wires & self.shared and wires - self.shared:
             inputs = [self.open(i, node) if i in self.shared else i for i in inputs]
         self.nodes.append(replace(node, inputs=tuple(inputs), attrs=self.attrs(node)))
-        values = [i for i in inputs if not i.startswith("@")]
+        values = [i for i in inputs if not i.startswith("@") and i not in self.public]
         local = is_local(node, self.module, self.ops)
         keeps = local and not _makes_share(node, local, self.module)
-        if node.op in ("input", "shift") or (keeps and all(v in self.masked for v in values)):
+        wire = node.op in ("input", "shift") or (keeps and all(v in self.masked for v in values))
+        if wire and node.out not in self.public:
             self.masked.add(node.out)
             if values and all(v in self.shared for v in values):
                 self.shared.add(node.out)

@@ -15,13 +15,24 @@ from types import MappingProxyType
 import numpy as np
 
 from srcompile.errors import CompileError, Loc
-from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Function, Module, Node, Segment
+from srcompile.ir.graph import (
+    NO_ATTRS,
+    Array,
+    Attr,
+    Const,
+    Function,
+    Module,
+    Node,
+    Segment,
+    public_values,
+)
 from srcompile.ir.types import FixType, FloatType
 from srcompile.ops import Registry
 from srcompile.ops.functions import Equals
 from srcompile.ops.functions import Function as FunctionOp
 from srcompile.ops.rows import CELL_FRAC, thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
+from srcompile.runtime.program import narrowed
 
 LEVELS_ABOVE = 8.0
 """How far above the last threshold of a row's top a value counts."""
@@ -134,6 +145,7 @@ class _Quantiser:
         for node in module.main.nodes():
             for name in dict.fromkeys(node.inputs):
                 self.users.setdefault(name, []).append(node)
+        self.public = public_values(module)
         self.node: Node
 
     def run(self) -> Module:
@@ -216,7 +228,7 @@ class _Quantiser:
         ):
             count += 1
             out = f"{name}.{count}"
-        self.consts[out] = Const(type_, secret, np.asarray(data, np.int64))
+        self.consts[out] = Const(type_, secret, narrowed(data))
         return out
 
     # -- ranges
@@ -275,13 +287,12 @@ class _Quantiser:
         if size and self.formats.precision_bits:
             frac = min(frac, self.formats.precision_bits - math.floor(math.log2(size)))
         frac = 0 if whole else frac
-        return self.const(name, np.rint(data * 2.0**frac), frac, const.secret)
+        return self.const(name, _integers(const.data, frac), frac, const.secret)
 
     def summand(self, name: str, frac: int) -> str:
         """Return a constant summand with `frac` fraction bits."""
         const = self.module.consts[name]
-        data = np.rint(np.asarray(const.data, np.float64) * 2.0**frac)
-        return self.const(name, data, frac, const.secret)
+        return self.const(name, _integers(const.data, frac), frac, const.secret)
 
     def raised(self, name: str, frac: int) -> str:
         """Return `name` with more fraction bits: an exact public factor 2^k."""
@@ -379,9 +390,20 @@ class _Quantiser:
         return self.emit("scale", [x], frac, self.range_of(node), {"by": factor}, node.out)
 
     def product(self, node: Node, inputs: list[str]) -> str:
-        x, y = (self.weight(i) if i.startswith("@") else self.fit(i) for i in inputs)
+        chosen = node.op == "mul" and any(map(self.chooses, node.inputs, inputs))
+        x, y = (
+            self.weight(i) if i.startswith("@") else i if chosen else self.fit(i) for i in inputs
+        )
         frac = self.type(x).frac + self.type(y).frac
         return self.emit(node.op, [x, y], frac, self.range_of(node), node.attrs, node.out)
+
+    def chooses(self, name: str, new: str) -> bool:
+        """Whether a factor is public and holds 0 and 1 only: it adds no bits to a product."""
+        const = self.module.consts.get(name)
+        if const is not None:
+            return not const.secret and bool(np.isin(np.asarray(const.data), (0, 1)).all())
+        low, high = self.ranges[new]
+        return name in self.public and self.type(new).frac == 0 and 0 <= low <= high <= 1
 
     def note_gate(
         self, node: Node, type_: FixType, error: float, wanted: float, centre: float = 0.0
@@ -484,6 +506,11 @@ class _Quantiser:
         fits = np.abs(op.at(u, node.attrs)) <= max(map(abs, self.range_of(node)))
         return (below, float(u[max(0, int(np.argmin(fits)) - 1)]) if not fits.all() else above)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an operand on the graph level."""
+        const = self.module.consts.get(name)
+        return tuple(const.type.shape) if const else self.type(self.new[name]).shape
+
     # -- ranges that follow from counting, not from samples
 
     def note_sound(self, node: Node) -> None:
@@ -516,6 +543,13 @@ def _bits(range_: Range, frac: int, headroom: bool = False) -> int:
     return max(2, 1 + (top * 16 // 15 if headroom else top).bit_length())
 
 
+def _integers(data: Array | None, frac: int) -> Array:
+    """Return data * 2^frac rounded, as floats: exact in single precision too."""
+    assert data is not None
+    scaled = np.ldexp(data if data.dtype.kind == "f" else data.astype(np.float64), frac)
+    return np.asarray(np.rint(scaled, out=scaled))
+
+
 def _integer_factor(by: float, bits: int) -> tuple[int, int]:
     """Return (k, m) with by = k / 2^m to `bits` bits, k odd unless by is zero."""
     if by == 0.0:
@@ -536,6 +570,17 @@ def _interval_offset(known: list[Range], node: Node, q: _Quantiser) -> Range:
     return (known[0][0] + by, known[0][1] + by)
 
 
+def _interval_scale(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    by = float(node.attrs["by"])  # type: ignore[arg-type]
+    return (min(known[0][0] * by, known[0][1] * by), max(known[0][0] * by, known[0][1] * by))
+
+
+def _interval_matmul(known: list[Range], node: Node, q: _Quantiser) -> Range:
+    depth = q.shape_of(node.inputs[0])[-1]
+    low, high = _interval_mul(known, node, q)
+    return (min(0.0, low) * depth, max(0.0, high) * depth)
+
+
 def _interval_mul(known: list[Range], node: Node, q: _Quantiser) -> Range:
     ends = [a * b for a in known[0] for b in known[1]]
     return (min(ends), max(ends))
@@ -554,6 +599,8 @@ _INTERVALS: Mapping[str, Callable[[list[Range], Node, _Quantiser], Range]] = {
     "neg": lambda k, n, q: (-k[0][1], -k[0][0]),
     "offset": _interval_offset,
     "mul": _interval_mul,
+    "matmul": _interval_matmul,
+    "scale": _interval_scale,
     "sum": _interval_sum,
     **dict.fromkeys(("pad", "concat", "reshape", "transpose", "slice", "broadcast"), _union),
 }

@@ -8,7 +8,7 @@ from srcompile.ir.graph import Function, Module, Node
 from srcompile.runtime.check import PHASES
 
 _RESULTS = ("input", "output", "route", "guard")
-_ROOTS = frozenset({*_RESULTS, *(f"plain_{op}" for op in _RESULTS)})
+_ROOTS = frozenset({"public_input", *_RESULTS, *(f"plain_{op}" for op in _RESULTS)})
 _DEALT = frozenset({"correlate", "table_keys", "sign_keys"})
 
 

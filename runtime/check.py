@@ -3,6 +3,7 @@ makes with them, and a runtime checks what it loads.
 
 - Every value is made before it is used, in a place that is sure to have run.
 - Every mask is used by exactly one opening (`open` or `input`), so no two openings share a mask.
+- What the parties know of an input is masked, or a `public_input` that says so.
 - Nothing leaves a party but by `open`, `input`, `route`, `guard` and `output`, whose operands are
   typed.
 - A guarded program reveals one `guard` on every route, in front of all outputs.
@@ -20,7 +21,7 @@ from srcompile.runtime.isa import Attrs, IsaError, RingType
 PHASES = ("dealer", "prepare", "online")
 OPENINGS = frozenset({"open", "input"})
 _MADE_BY = {"correlation": "correlate", "table_key": "table_keys", "sign_key": "sign_keys"}
-_OF_PROTOCOLS = frozenset({"input", "open", "route", "guard", "output"})
+_OF_PROTOCOLS = frozenset({"input", "public_input", "open", "route", "guard", "output"})
 
 
 class InstructionLike(Protocol):
@@ -104,7 +105,7 @@ class _Checker:
             self.one_opening(ins.inputs[-1], ins.out)
         if "slot" in ins.attrs:
             self.take_slot(ins, types, type_)
-        if ins.op in ("input", "plain_input") and self.segment != 0:
+        if ins.op in ("input", "public_input", "plain_input") and self.segment != 0:
             self.fail("inputs belong in the first segment")
         if ins.op in ("route", "plain_route"):
             self.routes += 1

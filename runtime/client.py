@@ -15,7 +15,7 @@ from srcompile.runtime.errors import InputError, ProgramError, ProtocolError, Ra
 from srcompile.runtime.gates import signed
 from srcompile.runtime.isa import VERDICT_BYTES, packed_bytes
 from srcompile.runtime.kernels import Kernels, ring_dtype
-from srcompile.runtime.program import Program, Tensor
+from srcompile.runtime.program import ONE_HOT, Program, Tensor, hot_column
 from srcompile.runtime.ring import Ring
 
 Array = NDArray[Any]
@@ -162,8 +162,10 @@ def encode(tensor: Tensor, array: Array) -> Ring:
         if encoding.table is None:
             raise ProgramError(f"the program does not carry the table of '{tensor.name}'")
         scaled = encoding.table[array].astype(np.int64)
-    elif encoding.kind == "one_hot":
-        scaled = (np.arange(encoding.rows) == array[..., None]).astype(np.int64) << tensor.frac
+    elif encoding.kind in ONE_HOT:
+        columns = tensor.shape[-1]
+        hot = hot_column(encoding.kind, array, encoding.rows, columns)
+        scaled = (np.arange(columns) == hot[..., None]).astype(np.int64) << tensor.frac
     else:
         scaled = np.rint(array.astype(np.float64) * 2.0**tensor.frac).astype(np.int64)
     return scaled.view(np.uint64).astype(ring_dtype(tensor.width)).reshape(-1)
@@ -172,13 +174,17 @@ def encode(tensor: Tensor, array: Array) -> Ring:
 def send_inputs(
     program: Program, inputs: Mapping[str, Array], parties: Sequence[Channel], kernels: Kernels
 ) -> None:
-    """Mask every input with what the parties give, x^ = x + [r]_0 + [r]_1, and send it to both."""
+    """Mask every input with what the parties give, x^ = x + [r]_0 + [r]_1, and send it to both.
+
+    A public input is sent as it is.
+    """
     tensors = {t.name: t for t in program.inputs}
-    names = [str(i.attrs["name"]) for i in program.functions["online"][0] if i.op == "input"]
-    for tensor in (tensors[name] for name in names):
+    taken = [i for i in program.functions["online"][0] if i.op in ("input", "public_input")]
+    for i in taken:
+        tensor = tensors[str(i.attrs["name"])]
         x = encode(tensor, inputs[tensor.given])
         size = packed_bytes(x.size, tensor.width)
-        for party in parties:
+        for party in parties if i.op == "input" else ():
             share = np.frombuffer(party.receive(size), np.uint8)
             x = kernels.unpack_add(share, x, tensor.width)
         message = kernels.pack(x, tensor.width).data

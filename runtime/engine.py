@@ -91,7 +91,7 @@ class Engine:
             "extend": self._extend,
             "square": self._square,
             "multiply": self._multiply,
-            **_PLAIN,
+            **_KNOWN,
         }
 
     def types(self, phase: str, names: Sequence[str]) -> list[RingType]:
@@ -289,26 +289,30 @@ def _type(i: Instruction) -> RingType:
     return i.type
 
 
-def _plain_table(i: Instruction, types: Sequence[RingType]) -> Compute:
+def _known_table(i: Instruction, types: Sequence[RingType]) -> Compute:
     a: Any = i.attrs
     return lambda x, *tables: gates.plain_table(x, a["index_bits"], a["low_bits"], list(tables))
 
 
-def _plain_sign(i: Instruction, types: Sequence[RingType]) -> Compute:
+def _known_sign(i: Instruction, types: Sequence[RingType]) -> Compute:
     def sign(operand: Ring) -> Ring:
         x = gates.signed(operand, types[0].width)
-        y = (x >= 0).astype(np.int64) if i.op == "plain_nonneg" else x
-        y = np.maximum(y, 0) if i.op == "plain_relu" else y
+        y = (x >= 0).astype(np.int64) if i.op.endswith("nonneg") else x
+        y = np.maximum(y, 0) if i.op.endswith("relu") else y
         return y.view(np.uint64).astype(ring_dtype(_type(i).width))
 
     return sign
 
 
-_PLAIN: Mapping[str, Bind] = {
-    "plain_table": _plain_table,
-    "plain_relu": _plain_sign,
-    "plain_nonneg": _plain_sign,
-    "plain_extend": _plain_sign,
+_KNOWN: Mapping[str, Bind] = {
+    "plain_table": _known_table,
+    "plain_relu": _known_sign,
+    "plain_nonneg": _known_sign,
+    "plain_extend": _known_sign,
+    "public_table": _known_table,
+    "public_relu": _known_sign,
+    "public_nonneg": _known_sign,
+    "public_extend": _known_sign,
 }
 
 

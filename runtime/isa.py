@@ -7,7 +7,7 @@ A value in Z_(2^w) has one of these kinds:
     share    [x]: each party holds one addend
     mask     [r] of a fresh uniform r, which exactly one opening may use
     masked   x^: both parties know it, and it tells them nothing
-    public   both parties know it, and it may be known (constants, a revealed route)
+    public   both parties know it, and it may be known (constants, a public input)
     clear    the dealer knows it (masks and functions of masks), or, in a `plain` program, everybody
     key      a function key per element; the `width` of its type is its size in bytes
 
@@ -335,7 +335,7 @@ def _reduce(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
 
 
 def _shift(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
-    _kinds(types, ("masked", "clear"))
+    _kinds(types, ("masked", "public", "clear"))
     by = int_attr(attrs, "by", 1, types[0].width - 1)
     return replace(types[0], width=types[0].width - by)
 
@@ -495,16 +495,23 @@ def _wide_product(wires: int, products: int) -> Rule:
     return rule
 
 
-def _plain(bits: int) -> Rule:
-    """Rules of the plain gates: 0 a table, 1 a sign gate or extension into `width`, 2 a shift."""
+def _known_table(kind: str) -> Rule:
+    """Rule of a table of values that are known: `clear` in a plain program, or `public`."""
 
     def rule(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
-        _need(bool(types) and types[0].kind == "clear", "a plain gate takes a clear value")
-        if bits == 0:
-            width, shape = _table_shape(types[0], types[1:], attrs)
-            return RingType("clear", width, shape)
-        _arity(types, 1)
-        return RingType("clear", int_attr(attrs, "width", 1, MAX_WIDTH), types[0].shape)
+        _need(bool(types) and types[0].kind == kind, f"the operand is not {kind}")
+        width, shape = _table_shape(types[0], types[1:], attrs)
+        return RingType(kind, width, shape)
+
+    return rule
+
+
+def _known_into(kind: str) -> Rule:
+    """Rule of a sign gate or extension, into `width`, of values that are known."""
+
+    def rule(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
+        _kinds(types, (kind,))
+        return RingType(kind, int_attr(attrs, "width", 1, MAX_WIDTH), types[0].shape)
 
     return rule
 
@@ -527,6 +534,13 @@ def _input(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
 
 def _plain_input(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
     return _declared(types, declared, ("clear",))
+
+
+def _public_input(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
+    _arity(types, 0)
+    shape = _ints(attrs, "shape")
+    _need(min(shape, default=1) >= 0, f"{shape} is not a shape")
+    return RingType("public", int_attr(attrs, "width", 1, MAX_WIDTH), shape)
 
 
 def _open(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
@@ -595,6 +609,11 @@ def _input_sent(types: Types, attrs: Attrs) -> Sends:
     return Sends(client_to_party=size, party_to_client_offline=size)
 
 
+def _public_sent(types: Types, attrs: Attrs) -> Sends:
+    made = _public_input(types, attrs, None)
+    return Sends(client_to_party=made.packed_bytes)
+
+
 _ALL = ("dealer", "prepare", "online")
 _TABLE = ("slot", "index_bits", "low_bits", "degree", "width")
 _SIGN = ("slot", "in_width", "width", "select")
@@ -639,12 +658,18 @@ _SPECS = (
     Spec("extend", ("online",), ("width",), _extend),
     Spec("square", ("online",), ("width",), _wide_product(wires=1, products=2)),
     Spec("multiply", ("online",), ("width",), _wide_product(wires=2, products=4)),
+    # values that both parties know
+    Spec("public_table", ("online",), ("index_bits", "low_bits"), _known_table("public")),
+    Spec("public_relu", ("online",), ("width",), _known_into("public")),
+    Spec("public_nonneg", ("online",), ("width",), _known_into("public")),
+    Spec("public_extend", ("online",), ("width",), _known_into("public")),
     # weights
     Spec("weight_mask", ("dealer",), (), _weight("clear")),
     Spec("weight_opened", ("prepare",), (), _weight("public")),
     Spec("weight_share", ("online",), (), _weight("share")),
     # messages
     Spec("input", ("online",), ("name",), _input, _input_sent),
+    Spec("public_input", ("online",), ("name", "width", "shape"), _public_input, _public_sent),
     Spec("open", ("online",), ("round", "by"), _open, _opened, communicates=True),
     Spec("route", ("online",), ("round",), _route("share"), _exchanged, communicates=True),
     Spec("guard", ("online",), ("round",), _bit("share"), _guard_sent, communicates=True),
@@ -652,10 +677,10 @@ _SPECS = (
     # the plain target: one party, nothing hidden
     Spec("plain_weight", ("online",), (), _weight("clear")),
     Spec("plain_input", ("online",), ("name",), _plain_input),
-    Spec("plain_table", ("online",), ("index_bits", "low_bits"), _plain(0)),
-    Spec("plain_relu", ("online",), ("width",), _plain(1)),
-    Spec("plain_nonneg", ("online",), ("width",), _plain(1)),
-    Spec("plain_extend", ("online",), ("width",), _plain(1)),
+    Spec("plain_table", ("online",), ("index_bits", "low_bits"), _known_table("clear")),
+    Spec("plain_relu", ("online",), ("width",), _known_into("clear")),
+    Spec("plain_nonneg", ("online",), ("width",), _known_into("clear")),
+    Spec("plain_extend", ("online",), ("width",), _known_into("clear")),
     Spec("plain_route", ("online",), (), _route("clear")),
     Spec("plain_guard", ("online",), (), _bit("clear")),
     Spec("plain_output", ("online",), ("name",), _result("clear")),

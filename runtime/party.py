@@ -147,6 +147,7 @@ class Party:
         later = frozenset(n for body in bodies[1:] for i in body for n in i.inputs)
         own: Mapping[str, Bind] = {
             "input": self._input,
+            "public_input": self._input,
             "weight_share": lambda i, t: lambda run: self.operand(i.inputs[0]),
         }
         taken = dict.fromkeys((0, k) for k in self._input_chunks)
@@ -355,11 +356,10 @@ class Party:
         return key
 
     def _input(self, i: Instruction, types: Sequence[RingType]) -> Compute:
-        shape, size, width, length = (
-            types[0].shape, types[0].size, types[0].width, types[0].packed_bytes
-        )  # fmt: skip
+        type_ = _type(i)
+        shape, size, width, length = type_.shape, type_.size, type_.width, type_.packed_bytes
 
-        def read(run: _Online, mask: Ring) -> Ring:
+        def read(run: _Online, *masks: Ring) -> Ring:
             data = np.frombuffer(self._client.receive(length), np.uint8)
             return self.kernels.unpack(data, size, width).reshape(shape)
 

@@ -63,6 +63,9 @@ class Encoding:
     bits     0 and 1
     lookup   the rows of `table` at token ids, which are given under the name `ids`
     one_hot  for each of these ids `rows` values, 1 at the id and 0 elsewhere
+    high     the same for the first digit of the id, id = high * base + low; of so many digits as
+             the input has columns, and base = ceil(rows / digits)
+    low      the same for the last digit; base is the number of columns
 
     The table holds integers with the input's fraction bits. Parties do not get it.
     """
@@ -73,7 +76,15 @@ class Encoding:
     table: Array | None = field(default=None, compare=False)
 
 
-ENCODINGS = ("plain", "bits", "lookup", "one_hot")
+ENCODINGS = ("plain", "bits", "lookup", "one_hot", "high", "low")
+ONE_HOT = frozenset({"one_hot", "high", "low"})
+
+
+def hot_column(kind: str, ids: Array, rows: int, columns: int) -> Array:
+    """Return the column that is 1 for each of `ids`, of a table of so many rows."""
+    if kind == "high":
+        return np.asarray(ids // -(-rows // columns))
+    return np.asarray(ids % columns if kind == "low" else ids)
 
 
 @dataclass(frozen=True)
@@ -202,13 +213,17 @@ class Program:
                 found = []
                 for segment, i in self.instructions("online"):
                     taken = self.segments[segment].route in (None, route)
-                    if taken and i.op.removeprefix("plain_") == what:
+                    if taken and _message(i.op) == what:
                         type_ = types[i.out or i.inputs[0]]
                         found.append((str(i.attrs["name"]), type_.width, type_.shape))
                 if sorted(found) != declared:
                     raise ProgramError(
                         f"the program declares the {what}s {declared}, but has {sorted(found)}"
                     )
+
+
+def _message(op: str) -> str:
+    return op.removeprefix("plain_").removeprefix("public_")
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -260,7 +275,7 @@ def _write_archive(out: IO[bytes], program: Program) -> None:
                 _write(archive, f"constants/{number}.npy", const.data)
         for number, tensor in enumerate(program.inputs):
             if tensor.encoding.table is not None:
-                _write(archive, f"tables/{number}.npy", _narrowed(tensor.encoding.table))
+                _write(archive, f"tables/{number}.npy", narrowed(tensor.encoding.table))
 
 
 def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
@@ -269,11 +284,11 @@ def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
     archive.writestr(zipfile.ZipInfo(name), array.getvalue())
 
 
-def _narrowed(table: Array) -> Array:
-    """Return signed integers in the smallest dtype that holds them."""
+def narrowed(table: Array) -> Array:
+    """Return signed integers, or whole floats, in the smallest integer dtype that holds them."""
     top = max(int(table.max(initial=0)), -1 - int(table.min(initial=0)))
     sizes = (np.int8, np.int16, np.int32, np.int64)
-    return table.astype(next(s for s in sizes if top <= np.iinfo(s).max))
+    return table.astype(next(s for s in sizes if top <= np.iinfo(s).max), "C")
 
 
 def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
@@ -407,9 +422,7 @@ def _read_array(archive: zipfile.ZipFile, file: str) -> Array:
 def _with_table(tensor: Tensor, number: int, archive: zipfile.ZipFile, names: set[str]) -> Tensor:
     """Return an input with the table that the file has for it, checked; sizes come first."""
     file, encoding = f"tables/{number}.npy", tensor.encoding
-    if encoding.ids and (
-        not tensor.shape or (encoding.kind == "one_hot" and encoding.rows != tensor.shape[-1])
-    ):
+    if encoding.ids and (not tensor.shape or not _columns_fit(encoding, tensor.shape[-1])):
         raise ProgramError(f"the input '{tensor.name}' does not fit its encoding")
     if encoding.kind != "lookup" or file not in names:
         return tensor
@@ -420,6 +433,12 @@ def _with_table(tensor: Tensor, number: int, archive: zipfile.ZipFile, names: se
     if table.dtype.kind != "i" or table.shape != shape:
         raise ProgramError(f"{file} holds {table.dtype}{table.shape}, not integers{shape}")
     return replace(tensor, encoding=replace(encoding, table=table))
+
+
+def _columns_fit(encoding: Encoding, columns: int) -> bool:
+    if encoding.kind == "one_hot":
+        return encoding.rows == columns
+    return encoding.kind not in ONE_HOT or 1 <= columns <= encoding.rows
 
 
 def _text(value: object) -> str:
@@ -472,7 +491,7 @@ def _instruction(value: Any) -> Instruction:
 
 def _tensor(value: Any) -> Tensor:
     name, shape, frac, width, low, high, (kind, ids, rows) = value
-    if kind not in ENCODINGS or (kind in ("lookup", "one_hot")) != bool(ids):
+    if kind not in ENCODINGS or (kind == "lookup" or kind in ONE_HOT) != bool(ids):
         raise ValueError(f"{kind!r} is no encoding of an input")
     encoding = Encoding(_text(kind), _text(ids), _int(rows))
     range_ = float(low), float(high)

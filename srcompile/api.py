@@ -20,7 +20,8 @@ from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
 from srcompile.passes.guard import MORE_BITS, MOST_BITS
 from srcompile.passes.machine import machines
-from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline
+from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline, steps_of
+from srcompile.passes.progress import Listener, Steps, nobody
 from srcompile.passes.quantise import Formats, Gate
 from srcompile.report.data import gates_data, report_data
 from srcompile.report.drift import Drift, measure_drift
@@ -108,9 +109,11 @@ def compile(
     max_width: int | None = None,
     approximations: Mapping[str, str] | None = None,
     embedding: str = "client",
+    mask: str = "secret",
     profiles: Sequence[str | Path] = (),
     guard: bool = False,
     guard_bits: int = MORE_BITS,
+    progress: Listener = nobody,
 ) -> Compiled:
     """Compile `model` for `target`.
 
@@ -125,11 +128,14 @@ def compile(
         (passes/approximate.py).
     embedding: who looks token ids up. client: the client, which then holds the table. secret: the
         parties, from one-hot encodings; the table stays secret, and the input is large.
+    mask: secret: nobody learns which tokens an attention mask lets count. public: the client gives
+        such masks to the parties as they are, which makes the program cheaper.
     profiles: files of `srrun calibrate` that projected times assume: one for both parties, or one
         for each. Without any, this machine's own if there is one, or the built-in one.
     guard: check while running that values stay in their ranges; if one does not, the client gets
         an error instead of outputs, and one bit says so to it and to the parties.
     guard_bits: 1 to 8; values of up to 2^guard_bits times their range are found for sure.
+    progress: called with each step of the compilation when it begins, and while it calibrates.
     Raises CompileError at the user's line for what cannot be compiled, UserError for bad arguments,
     ProfileError for a profile that is missing or damaged.
     """
@@ -143,16 +149,19 @@ def compile(
         model.cost_weight if isinstance(model, Pool) else 0.0,
         approximations or {},
         embedding,
+        mask,
         machines(profiles),
         guard_bits if guard else 0,
     )
+    steps = Steps(1 + steps_of(options), progress)
+    steps.begin("capture")
     inputs = as_given(example_inputs)
     captured = capture_pool(model, inputs) if isinstance(model, Pool) else capture(model, inputs)
     rows = [inputs] if calibration_inputs is None else [as_given(s) for s in calibration_inputs]
     if not rows:
         raise UserError("calibration_inputs is empty; give at least one sample")
     samples = samples_of(captured, rows)
-    stages = run_pipeline(captured, samples, registry(), options)
+    stages = run_pipeline(captured, samples, registry(), options, steps)
     return Compiled(stages, captured, samples)
 
 

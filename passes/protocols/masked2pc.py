@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
 from srcompile.ops.base import integer
-from srcompile.passes.lower import ProgramBuilder
+from srcompile.passes.lower import ProgramBuilder, input_width
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
 
@@ -62,7 +62,14 @@ class Share:
     name: str
 
 
-Value = Masked | Share
+@dataclass(frozen=True)
+class Public:
+    """A value that both parties know, online: a public input, or computed from such."""
+
+    name: str
+
+
+Value = Masked | Share | Public
 
 
 def _ring(node: Node) -> int:
@@ -106,12 +113,12 @@ def _at(b: ProgramBuilder, value: Value, width: int) -> Value:
         return value
     if isinstance(value, Masked):
         return _mapped(b, value, "reduce", {"width": width}, f"{value.name}.w{width}")
-    return Share(_online(b, "reduce", [name], {"width": width}, f"{name}.w{width}"))
+    return type(value)(_online(b, "reduce", [name], {"width": width}, f"{name}.w{width}"))
 
 
 def _operand(b: ProgramBuilder, name: str, width: int) -> Value:
     value = b.wires[name]
-    assert isinstance(value, (Masked, Share))
+    assert isinstance(value, (Masked, Share, Public))
     return _at(b, value, width)
 
 
@@ -122,9 +129,11 @@ def _masked(b: ProgramBuilder, name: str, width: int) -> Masked:
 
 
 def _unmasked(b: ProgramBuilder, value: Value) -> str:
-    """Return [x] = p·x^ - [r] of a masked wire; shares are shares already."""
+    """Return [x] = p·x^ - [r] of a masked wire; P0 holds all of what both know."""
     if isinstance(value, Share):
         return value.name
+    if isinstance(value, Public):
+        return _online(b, "lift", [value.name], name=value.name)
     minus_r = _prepare(b, "neg", [value.r_share], NO_ATTRS, f"{value.name}.-r")
     return _online(b, "add_common", [minus_r, value.hat], NO_ATTRS, f"{value.name}.share")
 
@@ -166,8 +175,15 @@ def _open(node: Node, b: ProgramBuilder) -> Masked:
     return Masked(hat, high, lambda: _correlate(b, high))
 
 
-def _input(node: Node, b: ProgramBuilder) -> Masked:
-    """The parties give the client [r]; it sends x + r to both."""
+def _input(node: Node, b: ProgramBuilder) -> Value:
+    """The parties give the client [r]; it sends x + r to both. A public x it sends as it is."""
+    if node.attrs.get("public"):
+        x, width = b.fix_type(node.out), input_width(node, b.fix_type(node.out))
+        attrs: dict[str, Attr] = {"name": node.attrs["name"], "width": width, "shape": x.shape}
+        given = _online(b, "public_input", [], attrs, node.out)
+        if width < _ring(node):
+            given = _online(b, "public_extend", [given], {"width": _ring(node)}, node.out)
+        return Public(given)
     type_ = RingType("masked", _ring(node), b.fix_type(node.out).shape)
     r, r_share = _mask(b, type_, node.out)
     hat = _online(b, "input", [r_share], {"name": node.attrs["name"]}, f"{node.out}^")
@@ -179,29 +195,32 @@ def _input(node: Node, b: ProgramBuilder) -> Masked:
 
 def _linear(node: Node, b: ProgramBuilder) -> Value:
     attrs, width = _attrs(node), _ring(node)
-    values = [_operand(b, i, width) for i in node.inputs if not i.startswith("@")]
+    values = {i: _operand(b, i, width) for i in node.inputs if not i.startswith("@")}
     if node.op == "scale" and attrs["by"] == 1:
-        return values[0]
+        return values[node.inputs[0]]
     secret = any(b.is_secret(i) for i in node.inputs)
-    masked = [v for v in values if isinstance(v, Masked)]
-    left = iter(values)
-    if secret or len(masked) < len(values):
+    if secret or any(isinstance(v, Share) for v in values.values()):
         shares = [
-            _constant(b, i, width) if i.startswith("@") else _unmasked(b, next(left))
-            for i in node.inputs
+            _unmasked(b, values[i]) if i in values else _constant(b, i, width) for i in node.inputs
         ]
         return Share(_online(b, node.op, shares, attrs, node.out))
+    known = {i: v.name for i, v in values.items() if isinstance(v, Public)}
 
-    def operands(part: Callable[[Masked], str], constant: Callable[[str], str]) -> list[str]:
-        wires = iter(masked)
-        return [constant(i) if i.startswith("@") else part(next(wires)) for i in node.inputs]
+    def public(i: str) -> str:
+        return known[i] if i in known else b.const(i, width)
+
+    if len(known) == len(values):
+        return Public(_online(b, node.op, [public(i) for i in node.inputs], attrs, node.out))
+    masked = {i: v for i, v in values.items() if isinstance(v, Masked)}
+
+    def operands(part: Callable[[Masked], str], other: Callable[[str], str]) -> list[str]:
+        return [part(masked[i]) if i in masked else other(i) for i in node.inputs]
 
     # a public summand moves x^ and leaves r
-    hat = _online(
-        b, node.op, operands(lambda v: v.hat, lambda i: b.const(i, width)), attrs, f"{node.out}^"
-    )
+    hat = _online(b, node.op, operands(lambda v: v.hat, public), attrs, f"{node.out}^")
     if node.op == "offset":
-        return Masked(hat, masked[0].r, lambda: masked[0].r_share)
+        wire = masked[node.inputs[0]]
+        return Masked(hat, wire.r, lambda: wire.r_share)
     return Masked(
         hat,
         _deal(b, node.op, operands(lambda v: v.r, lambda i: b.zero(i, width)), attrs,
@@ -230,6 +249,8 @@ def _product(node: Node, b: ProgramBuilder) -> Value:
     x, y = node.inputs
     if any(i.startswith("@") and not b.is_secret(i) for i in (x, y)):
         return _public_product(node, b)
+    if any(isinstance(b.wires.get(i), Public) for i in (x, y)):
+        return _known_product(node, b)
     if x.startswith("@") or y.startswith("@"):
         return _static_product(node, b)
     return _dynamic_product(node, b)
@@ -245,13 +266,27 @@ def _public_product(node: Node, b: ProgramBuilder) -> Value:
     def pair(name: str) -> list[str]:
         return [factor if i == const else name for i in node.inputs]
 
-    if isinstance(value, Share):
-        return Share(_online(b, node.op, pair(value.name), attrs, node.out))
+    if not isinstance(value, Masked):
+        return type(value)(_online(b, node.op, pair(value.name), attrs, node.out))
     return Masked(
         _online(b, node.op, pair(value.hat), attrs, f"{node.out}^"),
         _deal(b, node.op, pair(value.r), attrs, f"{node.out}.r"),
         lambda: _prepare(b, node.op, pair(value.r_share), attrs, f"{node.out}.r"),
     )
+
+
+def _known_product(node: Node, b: ProgramBuilder) -> Value:
+    """A factor that both parties know, but not the dealer: local on shares."""
+    width = _ring(node)
+    values = [
+        Share(_constant(b, i, width)) if i.startswith("@") else _operand(b, i, width)
+        for i in node.inputs
+    ]
+    if all(isinstance(v, Public) for v in values):
+        names = [v.name for v in values]
+        return Public(_online(b, node.op, names, _attrs(node), node.out))
+    names = [v.name if isinstance(v, Public) else _unmasked(b, v) for v in values]
+    return Share(_online(b, node.op, names, _attrs(node), node.out))
 
 
 def _static_product(node: Node, b: ProgramBuilder) -> Share:
@@ -323,19 +358,41 @@ def _width(b: ProgramBuilder, name: str) -> int:
 # -- gates ----------------------------------------------------------------------------------------
 
 
-def _shift(node: Node, b: ProgramBuilder) -> Masked:
-    """x^ >> s = (x >> s) + (r >> s) + carry: x / 2^s up to less than one, unbiased."""
+def _shift(node: Node, b: ProgramBuilder) -> Value:
+    """x^ >> s = (x >> s) + (r >> s) + carry: x / 2^s up to less than one, unbiased.
+
+    What both parties know is rounded to the nearest.
+    """
     by = node.attrs["by"]
     assert isinstance(by, int)
-    x = _masked(b, node.inputs[0], _ring(node) + by)
+    x = _operand(b, node.inputs[0], _ring(node) + by)
+    if isinstance(x, Public):
+        half = _online(b, "offset", [x.name], {"by": 1 << (by - 1)}, f"{node.out}.half")
+        return Public(_online(b, "shift", [half], {"by": by}, node.out))
+    assert isinstance(x, Masked), f"{node.inputs[0]} is not opened"
     r = _deal(b, "shift", [x.r], {"by": by}, f"{node.out}.r")
     hat = _online(b, "shift", [x.hat], {"by": by}, f"{node.out}^")
     return Masked(hat, r, lambda: _correlate(b, r))
 
 
-def _table(node: Node, b: ProgramBuilder) -> Share:
-    """One DPF key with payload powers of r mod 2^s at r >> s; full-domain evaluation  [BGI16]."""
+def _table(node: Node, b: ProgramBuilder) -> Value:
+    """One DPF key with payload powers of r mod 2^s at r >> s; full-domain evaluation  [BGI16].
+
+    A public value is read from the table by each party.
+    """
     index_bits, low_bits = (node.attrs[k] for k in ("index_bits", "low_bits"))
+    if isinstance(b.wires[node.inputs[0]], Public):
+        x = _operand(b, node.inputs[0], b.fix_type(node.inputs[0]).bits)
+        names = [x.name, *(b.const(t, _ring(node)) for t in node.inputs[1:])]
+        return Public(
+            _online(
+                b,
+                "public_table",
+                names,
+                {"index_bits": index_bits, "low_bits": low_bits},
+                node.out,
+            )
+        )
     x = _masked(b, node.inputs[0], b.fix_type(node.inputs[0]).bits)
     keys: dict[str, Attr] = {
         "slot": b.slot(), "index_bits": index_bits, "low_bits": low_bits,
@@ -374,12 +431,15 @@ def _keys(b: ProgramBuilder, op: str, attrs: Mapping[str, Attr], r: str, node: N
     return b.emit("prepare", op, [], attrs, f"{node.out}.key", declared, segment)
 
 
-def _sign(node: Node, b: ProgramBuilder) -> Share:
+def _sign(node: Node, b: ProgramBuilder) -> Value:
     """A DCF key tells the borrow c = [x^ < r] below the sign bit  [BCGGIKR21].
 
     With m = msb r and h = msb x^:  [x < 0] = h xor m xor c. See runtime/gates.py for the rest.
     """
     bits, width, select = b.fix_type(node.inputs[0]).bits, _ring(node), node.op == "relu"
+    if isinstance(b.wires[node.inputs[0]], Public):
+        known = _operand(b, node.inputs[0], bits).name
+        return Public(_online(b, f"public_{node.op}", [known], {"width": width}, node.out))
     x = _masked(b, node.inputs[0], bits)
     key = _keys(
         b,
@@ -402,10 +462,13 @@ def _sign(node: Node, b: ProgramBuilder) -> Share:
     return Share(_online(b, node.op, [x.hat, key, *shares], {"width": width}, node.out))
 
 
-def _extend(node: Node, b: ProgramBuilder) -> Share:
+def _extend(node: Node, b: ProgramBuilder) -> Value:
     """With c = x + 2^(w-2) + r mod 2^w:  x = c - 2^(w-2) - r + 2^w·(1 - msb c)·msb r."""
     width = _ring(node)
     bits = b.fix_type(node.inputs[0]).bits + 1
+    if isinstance(b.wires[node.inputs[0]], Public):
+        known = _operand(b, node.inputs[0], bits).name
+        return Public(_online(b, "public_extend", [known], {"width": width}, node.out))
     if width <= bits:
         return Share(_unmasked(b, _operand(b, node.inputs[0], width)))
     x = _masked(b, node.inputs[0], bits)

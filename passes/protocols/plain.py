@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from srcompile.ir.graph import NO_ATTRS, Attr, Node
 from srcompile.ops.base import integer
-from srcompile.passes.lower import ProgramBuilder
+from srcompile.passes.lower import ProgramBuilder, input_width
 from srcompile.passes.quantise import PRODUCTS
 from srcompile.runtime.isa import RingType
 
@@ -111,8 +111,12 @@ def _check(node: Node, b: ProgramBuilder) -> str:
 
 
 def _input(node: Node, b: ProgramBuilder) -> str:
-    declared = RingType("clear", _ring(node), b.fix_type(node.out).shape)
-    return b.emit("online", "plain_input", [], {"name": node.attrs["name"]}, node.out, declared)
+    type_, width = b.fix_type(node.out), input_width(node, b.fix_type(node.out))
+    declared = RingType("clear", width, type_.shape)
+    x = b.emit("online", "plain_input", [], {"name": node.attrs["name"]}, node.out, declared)
+    return (
+        x if width == _ring(node) else _emit(b, "plain_extend", [x], {"width": _ring(node)}, node)
+    )
 
 
 def _output(node: Node, b: ProgramBuilder) -> str:

@@ -19,7 +19,7 @@ from srcompile.runtime.errors import InputError, RunError
 from srcompile.runtime.program import Program
 
 P = ParamSpec("P")
-COMPILER_NEEDS = ("torch", "networkx", "lark")
+COMPILER_NEEDS = ("torch", "networkx", "lark", "scipy", "threadpoolctl")
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from srcompile.cli.common import print_json, read_inputs, reports_errors
+from srcompile.cli.compile_progress import shown
+from srcompile.passes.choices import approximations
+from srcompile.passes.progress import nobody
 
 
 @click.command()
@@ -30,8 +34,8 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.option("--run", "run_file", is_flag=False, flag_value="", metavar="[INPUT.npz]",
               help="Run it in this process, on the example inputs or a file.")  # fmt: skip
-@click.option("--set", "chosen", multiple=True, metavar="OP=NAME",
-              help="Replace a function by a cheaper one, such as gelu=quad.")  # fmt: skip
+@click.option("--set", "chosen", multiple=True, metavar="OP[@LAYER]=NAME",
+              help=f"Replace a function by a cheaper one: {approximations()}.")  # fmt: skip
 @click.option("--gates", is_flag=True, help="Print the range and error bound of each gate too.")
 @click.option("--drift", is_flag=True, help="Print how far each layer is from the float model too.")
 @click.option("--precision-bits", default=None, type=click.IntRange(0, 20), help="Default: 8.")
@@ -39,6 +43,8 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 @click.option("--weight-bits", default=None, type=click.IntRange(4, 24), help="Default: 16.")
 @click.option("--embedding", default="client", show_default=True, metavar="client|secret",
               help="client: it holds the table and looks up; secret: nobody does.")  # fmt: skip
+@click.option("--mask", default="secret", show_default=True, metavar="secret|public",
+              help="public: the parties learn attention masks, so the input's length.")  # fmt: skip
 @click.option("--margin", default=None, type=click.FloatRange(1.0, 16.0),
               help="How much larger than in calibration values may get. Default: 2.")  # fmt: skip
 @click.option("--guard", is_flag=True, help="Check while running that values stay in range.")
@@ -64,6 +70,7 @@ def main(
     activation_bits: int | None,
     weight_bits: int | None,
     embedding: str,
+    mask: str,
     margin: float | None,
     guard: bool,
     guard_bits: int,
@@ -91,7 +98,8 @@ def main(
         "weight_bits": weight_bits,
     }
     formats = Formats(**{n: v for n, v in chosen_formats.items() if v is not None})  # type: ignore[arg-type]
-    with console.status(f"compiling {model_file}"):
+    quiet = as_json or emit is not None
+    with contextlib.nullcontext(nobody) if quiet else shown(console, model_file) as listener:
         loaded = load_model_file(model_file)
         compiled = compile(
             loaded.model,
@@ -102,9 +110,11 @@ def main(
             formats=formats,
             approximations=_choices(chosen),
             embedding=embedding,
+            mask=mask,
             profiles=parties_profile or ([profile] if profile else ()),
             guard=guard,
             guard_bits=guard_bits,
+            progress=listener,
         )
     if not loaded.calibration_inputs:
         click.echo(

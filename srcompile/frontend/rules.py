@@ -223,11 +223,13 @@ def number(name: str, args: tuple[Any, ...]) -> Any:
 
 
 def as_float32(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """Return a copy of a tensor's values, None if float32 does not hold them."""
+    """Return a tensor's values, None if float32 does not hold them. They are not copied."""
     if tensor.is_meta or tensor.is_complex() or tensor.layout is not torch.strided:
         return None
     values = tensor.detach().cpu()
     whole = not values.is_floating_point()
     if whole and values.numel() and int(values.to(torch.int64).abs().max()) > 1 << 24:
         return None
-    return np.array(values.to(torch.float32).numpy(), dtype=np.float32)
+    array: np.ndarray[Any, np.dtype[np.float32]] = values.to(torch.float32).numpy().view()
+    array.flags.writeable = False
+    return array

@@ -98,6 +98,16 @@ class Module:
         return replace(self, functions=(replace(self.main, segments=segments),))
 
 
+def public_values(module: Module) -> frozenset[str]:
+    """Return the values that both parties may know: made of public inputs and public constants."""
+    public = {name for name, const in module.consts.items() if not const.secret}
+    for node in module.main.nodes():
+        known = node.inputs and all(name in public for name in node.inputs)
+        if bool(node.attrs.get("public")) if node.op == "input" else known:
+            public.add(node.out)
+    return frozenset(name for name in public if name.startswith("%"))
+
+
 def uses(function: Function) -> dict[str, int]:
     """Return how often each operand is used in `function`."""
     count: dict[str, int] = {}

@@ -30,6 +30,9 @@ class Emitter(Protocol):
     def type(self, operand: str) -> FloatType:
         """Return the type of a value or constant."""
 
+    def is_public(self, operand: str) -> bool:
+        """Return whether both parties may know an operand."""
+
     @property
     def loc(self) -> Loc:
         """The user's source line that is being translated."""

@@ -24,6 +24,7 @@ class GraphBuilder:
         self.consts: dict[str, Const] = {}
         self._names: set[str] = set()
         self._types: dict[str, FloatType] = {}
+        self._public: set[str] = set()
         self._segments: list[Segment] = []
         self._nodes: list[Node] = []
         self._by_data: dict[int, str] = {}
@@ -36,6 +37,13 @@ class GraphBuilder:
             assert isinstance(const, FloatType)
             return const
         return self._types[operand]
+
+    def is_public(self, operand: str) -> bool:
+        """Return whether both parties may know an operand: a constant that is no weight, a public
+        input, or what is computed from such only."""
+        if operand.startswith("@"):
+            return not self.consts[operand].secret
+        return operand in self._public
 
     def fresh(self, hint: str) -> str:
         """Return an unused name that looks like `hint`."""
@@ -85,6 +93,9 @@ class GraphBuilder:
         assert isinstance(node.type, FloatType)
         self._types[out] = node.type
         self._nodes.append(replace(node, out=out))
+        known = node.inputs and all(map(self.is_public, node.inputs))
+        if bool(node.attrs.get("public")) if node.op == "input" else known:
+            self._public.add(out)
         return out
 
     def const(self, data: Array, name: str = "", secret: bool = False) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from srcompile.ir.graph import Array, Module, Node, Segment
 from srcompile.ir.types import FixType, Type
 from srcompile.ops import Registry
-from srcompile.ops.program import INPUTS
+from srcompile.ops.program import INPUTS, rows_of
+from srcompile.runtime.program import hot_column
 
 Outputs = dict[str, Array]
 
@@ -29,7 +30,8 @@ def evaluate(
     """Return the outputs by name and the route taken, None if the module has no routes.
 
     `inputs` are floats by input name on both levels; fixed-level outputs are floats again. `route`
-    forces a route. `observe` is called with every node and its value.
+    forces a route. `observe` is called with every node and its value. A value is forgotten after
+    its last use.
     """
     values: dict[str, Array] = {
         name: np.asarray(const.data)
@@ -39,11 +41,14 @@ def evaluate(
     outputs: Outputs = {}
     taken = route
     types = module.main.types()
+    last_user = {name: node for node in module.main.nodes() for name in (*node.inputs, node.out)}
 
     def run(segment: Segment) -> None:
         nonlocal taken
         for node in segment.nodes:
             operands = [values[name] for name in node.inputs]
+            if module.level == "fixed":  # constants are kept in small integers
+                operands = [operand.astype(np.int64, copy=False) for operand in operands]
             if node.op in INPUTS:
                 value = _enter(
                     inputs[str(node.attrs.get("ids", node.attrs["name"]))], node, operands
@@ -58,6 +63,9 @@ def evaluate(
                 values[node.out] = value
             if observe is not None:
                 observe(node, value)
+            for name in {*node.inputs, node.out}:
+                if name.startswith("%") and last_user[name] is node:
+                    del values[name]
 
     for segment in module.main.segments:
         if segment.route is None or segment.route == taken:
@@ -71,7 +79,9 @@ def _enter(value: Array, node: Node, operands: Sequence[Array]) -> Array:
         return np.asarray(operands[0][value.astype(np.int64)])
     if "ids" in node.attrs:
         assert node.type is not None
-        hot = np.arange(node.type.shape[-1]) == value.astype(np.int64)[..., None]
+        columns, kind = node.type.shape[-1], str(node.attrs.get("digit", "one_hot"))
+        column = hot_column(kind, value.astype(np.int64), rows_of(node), columns)
+        hot = np.arange(columns) == column[..., None]
         value = hot.astype(np.float32)
     if isinstance(node.type, FixType):
         return np.rint(value.astype(np.float64) * 2.0**node.type.frac).astype(np.int64)

@@ -401,8 +401,9 @@ class ScaledDotProductAttention(Op):
         q, k, v = inputs[:3]
         rank = len(b.type(k).shape)
         swap = (*range(rank - 2), rank - 1, rank - 2)
+        # the factor is q's, not that of the scores, which are more and would be opened for it
+        q = b.emit("scale", [q], {"by": real(attrs["scale"])})
         scores = b.emit("matmul", [q, b.emit("transpose", [k], {"perm": swap})])
-        scores = b.emit("scale", [scores], {"by": real(attrs["scale"])})
         axis = len(b.type(scores).shape) - 1
         return b.emit("matmul", [b.emit("softmax", [scores, *inputs[3:]], {"axis": axis}), v])
 

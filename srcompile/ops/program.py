@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from srcompile.ir.graph import Array
+from srcompile.ir.graph import Array, Node
 from srcompile.ir.types import Shape
 from srcompile.ops.base import Attrs, Case, Op, integer, ints
 
@@ -31,12 +31,14 @@ class Input(_Program):
     """A tensor the client gives: reals, or with `bits` 0 and 1.
 
     With `ids` it is made from the token ids of that name. If it has an operand, a table that the
-    client holds, it is the table's rows at these ids, else their one-hot encoding.
+    client holds, it is the table's rows at these ids, else their one-hot encoding, or that of
+    their `digit`, high or low, for a table of so many `rows` (runtime/program.py). The client gives
+    a `public` one to both parties as it is.
     """
 
     name = "input"
     attrs = ("name", "shape")
-    optional = ("bits", "ids")
+    optional = ("bits", "ids", "public", "digit", "rows")
     arity = (0, 1)
 
     def shape(self, shapes: Sequence[Shape], attrs: Attrs) -> Shape:
@@ -173,6 +175,12 @@ class Extend(_Program):
     """x, as a share in a larger ring from here on."""
 
     name = "extend"
+
+
+def rows_of(node: Node) -> int:
+    """Return how many rows a table has whose ids this input encodes."""
+    assert node.type is not None
+    return integer(node.attrs.get("rows", node.type.shape[-1]))
 
 
 OPS: tuple[Op, ...] = (

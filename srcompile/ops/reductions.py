@@ -252,6 +252,8 @@ class Softmax(Op):
     def expand(self, b: Emitter, inputs: Sequence[str], attrs: Attrs) -> str:
         # softmax(x) = exp(x - c) / sum exp(x - c), with any c near the row's maximum
         x, axis = inputs[0], integer(attrs["axis"])
+        if len(inputs) == 2 and b.is_public(inputs[1]):
+            return _with_public_mask(b, x, inputs[1], axis)
         if len(inputs) == 2:  # x' = x + (mask - 1)·C puts what does not count below all that does
             low, high = b.type(x).range or (-MASKED, MASKED)
             far = MASKED + float(high - low)
@@ -275,6 +277,26 @@ class Softmax(Op):
             Case(((2, 3, 4), (1, 4)), {"axis": 2}, bits=(1,)),
             Case(((3, 4), (3, 4)), {"axis": 1}, low=-8.0, high=8.0, public=(1,), bits=(1,)),
         )
+
+
+def _with_public_mask(b: Emitter, x: str, mask: str, axis: int) -> str:
+    """Return softmax under a mask that is known: products with it cost nothing.
+
+    What does not count is put at the lowest score before the exponential, and taken out behind it,
+    so the exponential's range is that of the scores. `none` is 1 for rows in which nothing counts.
+    """
+    rank, shape = len(b.type(x).shape), b.type(mask).shape
+    if len(shape) != rank:
+        mask = b.emit("reshape", [mask], {"shape": (1,) * (rank - len(shape)) + shape})
+    low = float((b.type(x).range or (-MASKED, MASKED))[0])
+    kept = b.emit("mul", [b.emit("offset", [x], {"by": -low}), mask])
+    x = b.emit("offset", [kept], {"by": low})
+    top = b.emit("row_top", [x], {"axis": axis})
+    powers = b.emit("mul", [b.emit("exp", [b.emit("sub", [x, top])]), mask])
+    row: Attrs = {"axes": (axis,), "keepdims": True}
+    none = b.emit("equals", [b.emit("sum", [mask], row)], {"to": 0})
+    total = b.emit("add", [b.emit("sum", [powers], row), none])
+    return b.emit("mul", [powers, b.emit("reciprocal", [total])])
 
 
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

@@ -114,8 +114,9 @@ def test_a_table_that_misses_its_tolerance_is_noted(folder: Path) -> None:
 
 
 def test_an_approximation_that_does_not_exist_is_an_error(folder: Path) -> None:
-    for choice, said in (("gelu=cube", "choose exact, quad, relu"), ("gelu", "takes OP=NAME"),
-                         ("layer_norm=none", "cannot be approximated")):  # fmt: skip
+    for choice, said in (("gelu=cube", "choose spline, quad, relu"), ("gelu", "takes OP=NAME"),
+                         ("layer_norm=none", "cannot be approximated"),
+                         ("gelu=quad", "the model has no gelu")):  # fmt: skip
         assert said in refusal(srcompile, folder / "model.py", "--set", choice)
 
 

@@ -45,6 +45,7 @@ _DECLARED = "mask correlation table_key sign_key plain_input"
 _DEALERS = "widen msb correlate table_keys sign_keys"
 _WEIGHTS = "weight_mask weight_opened weight_share plain_weight"
 _PLAIN = "plain_relu plain_nonneg plain_extend plain_route plain_guard plain_output"
+_PUBLIC = "public_relu public_nonneg public_extend"
 _TABLES = "public t0, and public t1 if `low_bits` is not 0"
 
 OPERANDS: Mapping[str, str] = {
@@ -55,7 +56,7 @@ OPERANDS: Mapping[str, str] = {
     **dict.fromkeys(
         ("mul", "matmul", "conv2d"), "share and masked, or clear and clear, or public and any"
     ),
-    "shift": "masked or clear",
+    "shift": "masked, public or clear",
     **dict.fromkeys(_DECLARED.split(), "none; the type is declared"),
     **dict.fromkeys(_DEALERS.split(), "clear"),
     "table": f"masked, key, {_TABLES}",
@@ -68,6 +69,9 @@ OPERANDS: Mapping[str, str] = {
     "input": "mask",
     "open": "share, mask",
     **dict.fromkeys(("route", "guard", "output"), "share"),
+    "public_input": "none",
+    "public_table": f"public, {_TABLES}",
+    **dict.fromkeys(_PUBLIC.split(), "public"),
     "plain_table": f"clear, {_TABLES}",
     **dict.fromkeys(_PLAIN.split(), "clear"),
 }
@@ -77,6 +81,7 @@ SENT: Mapping[str, str] = {
     "_to_p1": "dealer to P1: w bits an element",
     "_keys_sent": "dealer to both: a key for each element",
     "_input_sent": "each party to client, offline, and client to each party: w bits an element",
+    "_public_sent": "client to each party: w bits an element",
     "_exchanged": "each way: w bits an element",
     "_opened": "each way: w - by bits an element",
     "_guard_sent": "each way: one bit; then each party to client: one byte",
@@ -101,6 +106,9 @@ class _Recorder:
 
     def type(self, operand: str) -> FloatType:
         return self.b.type(operand)
+
+    def is_public(self, operand: str) -> bool:
+        return self.b.is_public(operand)
 
 
 def expansion(op: Op) -> tuple[str, ...]:

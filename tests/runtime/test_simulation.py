@@ -46,7 +46,8 @@ REVEALED = ("open", "route", "guard")
 """What a party gets from its peer online."""
 PROGRAMS = [
     ("mlp", 62, 0), ("gelu", 62, 0), ("softmax", 62, 0), ("convolution", 62, 0),
-    ("two branches", 62, 0), ("pool", 62, 0), ("two branches", 24, 0), ("pool", 24, 0),
+    ("two branches", 62, 0), ("pool", 62, 0), ("public mask", 62, 0),
+    ("two branches", 24, 0), ("pool", 24, 0),
     ("mlp", 62, 4), ("gelu", 62, 4), ("softmax", 62, 4), ("pool", 62, 4), ("two branches", 24, 4),
 ]  # fmt: skip
 """Builds, the widest ring, and the bits of a guard, 0 for none."""
@@ -117,7 +118,8 @@ class Simulation:
     def repair_wires(self, want: Run, got: Run) -> bool:
         """Move the masks of the first input wire, or of the first round's openings, that differ."""
         if want.view.inputs != got.view.inputs:
-            inputs = [i for i in self.program.functions["online"][0] if i.op == "input"]
+            body = self.program.functions["online"][0]
+            inputs = [i for i in body if i.op in ("input", "public_input")]
             self.move_masks(got, inputs, b"".join(want.view.inputs), b"".join(got.view.inputs))
             return True
         rounds = self.rounds(None if want.result is None else want.result.route)
@@ -139,7 +141,9 @@ class Simulation:
         }
         position = 0
         for i in instructions:
-            type_, dropped = types[i.inputs[0]], _dropped(i)
+            type_ = types[i.inputs[0]] if i.inputs else i.type
+            assert type_ is not None
+            dropped = _dropped(i)
             type_ = replace(type_, width=type_.width - dropped)
             size = type_.packed_bytes
             parts = [data[position : position + size] for data in (old, new)]

@@ -235,6 +235,30 @@ def _pool(b: GraphBuilder, x: str) -> None:
         b.end_segment(f"m{i}", i)
 
 
+def _public_mask() -> Build:
+    """A softmax under a public mask, and every gate on what both parties know of the mask.
+
+    Samples 2k and 2k + 1 have the same mask.
+    """
+    rng = np.random.default_rng(8)
+    b = GraphBuilder(registry())
+    b.loc = Loc("model.py", 1)
+    x = b.emit("input", [], {"name": "x", "shape": (1, 4)}, "%x")
+    given: dict[str, Attr] = {"name": "m", "shape": (1, 4), "bits": True, "public": True}
+    m = b.emit("input", [], given, "%m")
+    weights = b.emit("softmax", [_linear(b, rng, "fc1", x, 4), m], {"axis": 1})
+    count = b.emit("sum", [m], {"axes": (1,), "keepdims": True})
+    above = b.emit("offset", [b.emit("scale", [count], {"by": 0.375})], {"by": -1.0})
+    known = [b.emit(op, [above]) for op in ("relu", "nonneg", "gelu")]
+    total = b.emit("add", [b.emit("add", known[:2]), b.emit("square", [known[2]])])
+    hidden = b.emit("mul", [b.emit("add", [x, m]), b.emit("reciprocal", [count])])
+    y = b.emit("add", [b.emit("mul", [weights, hidden]), total])
+    _finish(b, _linear(b, rng, "fc2", b.emit("mul", [y, b.emit("add", [m, total])]), 2))
+    masks = [(np.arange(4) <= k // 2 % 4).astype(np.float32)[None] for k in range(24)]
+    samples = tuple({"x": rng.normal(size=(1, 4)).astype(np.float32), "m": k} for k in masks)
+    return Build("public mask", b.module(), samples)
+
+
 NETWORKS_BY_NAME: Mapping[str, Build] = {
     build.name: build
     for build in (
@@ -244,6 +268,7 @@ NETWORKS_BY_NAME: Mapping[str, Build] = {
         _network("two branches", (1, 3), _two_branches),
         _network("convolution", (1, 1, 4, 4), _convolution),
         _network("pool", (1, 4), _pool),
+        _public_mask(),
     )
 }
 DEEP = _network("deep", (1, 40), _deep)
