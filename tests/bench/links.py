@@ -14,8 +14,10 @@ import ctypes
 import fcntl
 import os
 import socket
+import statistics
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +67,61 @@ def link(name: str, netlab: Path | None = None) -> Iterator[Link]:
             yield Link(name, lambda: _connected(first, second, ADDRESS))
         finally:
             _script(netlab, "down")
+
+
+def probe(at: Link, size: int = 1 << 23) -> tuple[float, float]:
+    """Return what a link does: Mbit/s each way, with both in use, and milliseconds there and back.
+
+    The way through this machine's own sockets, as over loopback, is not in the latter.
+    """
+    with link(LOOPBACK) as loopback:
+        own_s = _echo_s(*loopback.connect())
+    ends = at.connect()
+    taken = min(_both_ways_s(*ends, size) for _ in range(4))  # the window opens in the first ones
+    rtt_s = max(_echo_s(*ends) - own_s, 0.0)
+    return size * 8e-6 / max(taken - rtt_s / 2, 1e-6), 1e3 * rtt_s
+
+
+def _echo_s(first: socket.socket, second: socket.socket, count: int = 40) -> float:
+    """Return the seconds until a byte is back, and close the connection."""
+
+    def answer() -> None:
+        while data := second.recv(1):
+            second.sendall(data)
+
+    for end in (first, second):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    answering = threading.Thread(target=answer)
+    answering.start()
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        first.sendall(b"x")
+        first.recv(1)
+        taken.append(time.perf_counter() - start)
+    first.close()
+    answering.join()
+    second.close()
+    return statistics.median(taken)
+
+
+def _both_ways_s(first: socket.socket, second: socket.socket, size: int) -> float:
+    """Return the seconds in which so many bytes go both ways at once."""
+
+    def read(end: socket.socket) -> None:
+        left = size
+        while left:
+            left -= len(end.recv(min(left, 1 << 18)))
+
+    ends, data = (first, second), bytes(size)
+    threads = [threading.Thread(target=read, args=(end,)) for end in ends]
+    threads += [threading.Thread(target=end.sendall, args=(data,)) for end in ends]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - start
 
 
 def _script(netlab: Path, *arguments: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,12 @@ def check(cost: Cost, measured: Measured) -> LayerCost:
     return cost.total(measured.results[0].route)
 
 
-def projected_s(cost: Cost, total: LayerCost, link: str, machine: Machine) -> float:
+def projected_s(cost: Cost, total: LayerCost) -> float:
     """Return the projected online time of a run in which client and dealer are on loopback.
 
     A report's time has the way of the outputs to the client, which is not on the link here.
     """
-    over = replace(cost, network=network_of(link, machine))
-    return over.seconds(total) - over.network.rtt_ms / 2e3
+    return cost.seconds(total) - cost.network.rtt_ms / 2e3
 
 
 def _peak(pid: int) -> int:

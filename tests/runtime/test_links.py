@@ -14,7 +14,7 @@ from srcompile.ops.interpreter import evaluate
 from srcompile.runtime.channels.tcp import TcpChannel, admit, introduce
 from srcompile.runtime.cluster import LocalCluster
 from srcompile.runtime.errors import ProtocolError
-from tests.bench.links import link
+from tests.bench.links import link, probe
 from tests.support.builds import BUILDS, compiled
 
 MLP = BUILDS["mlp"]
@@ -106,6 +106,13 @@ def test_the_right_peer_is_admitted_on_a_given_connection() -> None:
     assert (role, bytes(other.receive(5))) == ("party1", b"hello")
     channel.close()
     other.close()
+
+
+def test_a_link_is_probed_without_the_product() -> None:
+    with link("loopback") as found:
+        rate_mbit, rtt_ms = probe(found, size=1 << 16)
+    assert rate_mbit > 0
+    assert rtt_ms >= 0
 
 
 def test_an_emulated_link_needs_its_script() -> None:
