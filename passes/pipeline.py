@@ -114,6 +114,15 @@ def with_route_costs(graph: Module, cost: Cost, options: Options) -> Module:
     return replace(graph, consts=MappingProxyType(consts))
 
 
+def replan(stages: Stages, ops: Registry, options: Options) -> Stages:
+    """Return `stages` compiled again for another network, other formats or another widest ring.
+
+    Nothing is calibrated again, so `options` may differ in these only, and the program must not
+    route: the costs in a routing rule depend on the network.
+    """
+    return _planned(stages.graph, stages.expanded, ops, options)
+
+
 def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -> Stages:
     def checked(module: Module) -> Module:
         verify(module, ops)
@@ -145,10 +154,18 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     calibrated = module
     for transform in after_expansion:
         module = checked(transform(module))
+    return _planned(calibrated, module, ops, options)
+
+
+def _planned(graph: Module, expanded: Module, ops: Registry, options: Options) -> Stages:
     gates: list[Gate] = []
+    def checked(module: Module) -> Module:
+        verify(module, ops)
+        return module
+
     ranges: dict[str, Range] = {}
     formats = replace(options.formats, headroom=bool(options.guard))
-    fixed = checked(quantise(module, ops, formats, gates, ranges))
+    fixed = checked(quantise(expanded, ops, formats, gates, ranges))
 
     def planned(extended: frozenset[str]) -> Module:
         module = fixed
@@ -162,12 +179,12 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
     lowered = remove_unused(lowered)
     verify_lowered(lowered)
     schedule = schedule_rounds(lowered)
-    interface = interface_of(with_rings, _input_ranges(module), options.formats)
+    interface = interface_of(with_rings, _input_ranges(expanded), options.formats)
     leakage = check_leakage(schedule, interface.inputs)
     program = emit_program(schedule, interface, options.target)
     cost = estimate_cost(program, options.network, options.machines)
-    known = (interface, program, cost, leakage, module, tuple(gates))
-    return Stages(calibrated, with_rings, lowered, schedule, *known)
+    known = (interface, program, cost, leakage, expanded, tuple(gates))
+    return Stages(graph, with_rings, lowered, schedule, *known)
 
 
 def _until_all_are_checked(planned: Callable[[frozenset[str]], Module]) -> Module:
