@@ -1,0 +1,82 @@
+"""What real runs sent and were dealt, by layer: counters and messages, not predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from srcompile.runtime.dealer import Dealer
+from srcompile.runtime.engine import Compute
+from srcompile.runtime.isa import RingType
+from srcompile.runtime.kernels import load
+from srcompile.runtime.local import Result
+from srcompile.runtime.program import Instruction, Program
+
+Key = tuple[str, str, str]
+
+
+def _key(program: Program, instruction: Instruction) -> Key:
+    layer = program.layers[instruction.layer]
+    return (layer.name, layer.op, layer.source)
+
+
+def rounds_by_layer(program: Program, result: Result, party: int) -> dict[tuple[int, *Key], int]:
+    """Return how many of the rounds a party took count for each layer, by segment and layer.
+
+    A round counts for the layer that sent most in it, the first one of equals.
+    """
+    found: dict[tuple[int, *Key], int] = {}
+    assert len(result.counters[party].by_round) == result.counters[party].rounds
+    for messages in result.counters[party].by_round:
+        sent: dict[tuple[int, *Key], int] = {}
+        for (segment, index), size in messages.items():
+            key = (segment, *_key(program, program.functions["online"][segment][index]))
+            sent[key] = sent.get(key, 0) + size
+        most = max(sent, key=sent.__getitem__)
+        found[most] = found.get(most, 0) + 1
+    return found
+
+
+class _CountingDealer(Dealer):
+    """A dealer that notes for which instruction it put out each byte."""
+
+    def __init__(self, program: Program) -> None:
+        self.dealt: list[tuple[Instruction, int, int]] = []
+        super().__init__(program, load())
+
+    def _correlate(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return self._counted(i, super()._correlate(i, types))
+
+    def _table_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return self._counted(i, super()._table_keys(i, types))
+
+    def _sign_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        return self._counted(i, super()._sign_keys(i, types))
+
+    def _counted(self, i: Instruction, compute: Compute) -> Compute:
+        def counted(run: Any, *operands: Any) -> Any:
+            before = [sum(m.nbytes for m in out) for out in run.out]
+            made = compute(run, *operands)
+            after = [sum(m.nbytes for m in out) for out in run.out]
+            self.dealt.append((i, after[0] - before[0], after[1] - before[1]))
+            return made
+
+        return counted
+
+
+def dealt_by_layer(program: Program) -> list[dict[Key, tuple[int, int]]]:
+    """Deal a block for each segment; return the bytes for both parties, by layer."""
+    dealer = _CountingDealer(program)
+    found = []
+    for segment in range(len(program.segments)):
+        dealer.dealt.clear()
+        material = dealer.deal(segment)
+        sums: dict[Key, tuple[int, int]] = {}
+        for i, first, second in dealer.dealt:
+            key = _key(program, i)
+            before = sums.get(key, (0, 0))
+            sums[key] = (before[0] + first, before[1] + second)
+        sizes = [sum(size[p] for size in sums.values()) for p in (0, 1)]
+        assert sizes == [len(part) for part in material.to_party]
+        found.append(sums)
+    return found
