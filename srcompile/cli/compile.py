@@ -109,7 +109,7 @@ def main(
     from srcompile.passes.quantise import Formats
     from srcompile.report.data import drift_data
     from srcompile.report.routing import parse_shares
-    from srcompile.whatif import parse_axis
+    from srcompile.whatif import is_quick, parse_axis
 
     if emit is not None and emit not in LEVELS:
         raise UserError(f"there is no level '{emit}': choose {', '.join(LEVELS)}")
@@ -160,7 +160,8 @@ def main(
         click.echo(compiled.text(emit), nl=False)
         return
     with console.status("compiling what-ifs"):
-        findings = _findings(compiled, loaded, axes, route_shares, suggest, choices)
+        wanted = not as_json and is_quick(compiled) if suggest is None else suggest
+        findings = _findings(compiled, loaded, axes, route_shares, wanted, choices)
     data = {**compiled.report(), **findings_data(findings)}
     if run_file is not None:
         data["run"] = _run(compiled, loaded, run_file, quiet=as_json)
@@ -185,13 +186,13 @@ def main(
 
 
 def _findings(
-    compiled: Any, loaded: Any, axes: Any, shares: Any, suggest: bool | None, choices: Any
+    compiled: Any, loaded: Any, axes: Any, shares: Any, suggest: bool, choices: Any
 ) -> Any:
     """Compile what-ifs, and return what is known with them."""
     from srcompile.cli.reports import Findings
     from srcompile.errors import UserError
     from srcompile.report.routing import route_costs
-    from srcompile.whatif import is_quick, sweep
+    from srcompile.whatif import sweep
     from srcompile.whatif import suggest as changes_for
 
     report = compiled.cost_report()
@@ -209,8 +210,7 @@ def _findings(
             base=compiled,
             **choices,
         )
-    wanted = is_quick(compiled) if suggest is None else suggest
-    suggestions = changes_for(compiled) if wanted and report.target != "plain" else None
+    suggestions = changes_for(compiled) if suggest and report.target != "plain" else None
     return Findings(report, route_costs(report, shares), suggestions, swept)
 
 

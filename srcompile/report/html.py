@@ -30,6 +30,8 @@ STACK = ("compute", "bandwidth", "latency")
 COLOURS = ("#0b5fa5", "#b35900", "#00795c")
 LONGEST = 44
 """Characters of a bar's label."""
+FEW = 20
+"""A list of at most so many gates is open at first."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,13 @@ def _stacked(labels: Sequence[str], key: str, *, horizontal: bool, title: str) -
     blank = [0.0] * len(labels)
     source = ColumnDataSource({"label": list(labels), **dict.fromkeys(STACK, blank)}, name="source")
     factors = FactorRange(factors=list(reversed(labels)) if horizontal else list(labels))
-    size: dict[str, Any] = {"sizing_mode": "stretch_width", "toolbar_location": None}
+    size: dict[str, Any] = {
+        "sizing_mode": "stretch_width",
+        "toolbar_location": None,
+        "background_fill_color": None,
+        "border_fill_color": None,
+        "outline_line_color": None,
+    }
     tips = [("", "@label"), *((n, f"@{n}{{0.000}} ms") for n in STACK)]
     if horizontal:
         p = figure(y_range=factors, height=110 + 21 * len(labels), name="figure", **size)
@@ -304,10 +312,13 @@ def _stacked(labels: Sequence[str], key: str, *, horizontal: bool, title: str) -
 
 
 def _unique(labels: Sequence[str]) -> list[str]:
-    """Return labels short enough for an axis, none twice."""
+    """Return labels short enough for an axis, none twice; a module path loses its beginning."""
     found: dict[str, None] = {}
     for label in labels:
-        short = label if len(label) <= LONGEST else "…" + label[-LONGEST + 1 :]
+        short = label
+        while len(short) > LONGEST and "." in short:
+            short = short[short.index(".") + 1 :]
+        short = short if short == label else f"…{short[-LONGEST:]}"
         name, count = short, 1
         while name in found:
             count += 1
@@ -320,7 +331,7 @@ def _leaves(part: Part) -> Iterator[tuple[str, Figures]]:
     """Yield what a folded tree's rows stand for that are no sums of others, with full paths."""
     path: list[str] = []
     for row in rows(part):
-        path[row.depth :] = [row.label]
+        path[row.depth :] = [row.label.partition(" ")[0]]
         if not row.inner:
             place = ".".join(word for word in path if word)
             yield f"{place} {row.op or '…'}".strip(), row.figures
@@ -429,7 +440,8 @@ def _gates(gates: Sequence[Gate]) -> str:
         )  # fmt: skip
     head = ("layer", "op", "gate", "source", "seen", "supported", "error")
     caption = "Values beyond the supported range wrap; bold: less precise than asked for"
-    return f"<details open><summary>{len(gates)} gates</summary>" + (
+    opened = " open" if len(gates) <= FEW else ""
+    return f"<details{opened}><summary>{len(gates)} gates</summary>" + (
         _table(head, 4, body, caption) + "</details>"
     )
 
@@ -456,9 +468,8 @@ def _dearest(shown: Shown) -> str:
         else [(place, ()) for place in dearest_places(report)]
     )
     for place, changes in places:
-        name = f"{place.count} places {place.name}" if place.count > 1 else place.name or "-"
         cells = _figure_cells(place.figures, report.network)
-        body.append(_tr(escape(f"{name} {place.op}"), *cells, style="total"))
+        body.append(_tr(escape(place.text), *cells, style="total"))
         for c in changes:
             said = f"{c.change} ({c.how}{'; ' + c.note if c.note else ''})"
             before, after = report.total, c.total

@@ -80,7 +80,7 @@ def _learned(program: Program) -> Iterator[Learned]:
         "dealer",
         "nothing of inputs, weights and outputs",
         "requests for material",
-        "it receives nothing else, and they depend on no value but the route",
+        "it receives nothing else, and they depend on no value" + (" but the route" * bool(routes)),
         secret=True,
     )
     yield Learned("client", f"the outputs {outputs}", "both parties' shares", "they are its own")

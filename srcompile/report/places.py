@@ -31,6 +31,12 @@ class Place:
         """How many layers it stands for."""
         return len(self.names)
 
+    @property
+    def text(self) -> str:
+        """The place in words."""
+        where = f"{self.count} places {self.name}" if self.count > 1 else self.name
+        return f"{where} {self.op}".strip()
+
 
 def dearest_places(report: CostReport, most: int = 3) -> tuple[Place, ...]:
     """Return the places that take longest, of a pool on its most expensive route."""

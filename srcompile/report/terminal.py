@@ -17,7 +17,7 @@ from srcompile.report.learned import Learned
 from srcompile.report.places import Place, dearest_places
 from srcompile.report.routing import RouteCosts, route_costs
 from srcompile.report.tree import rows
-from srcompile.report.units import change_text, pair_text, size_text, time_text
+from srcompile.report.units import change_text, count_text, pair_text, size_text, time_text
 from srcompile.report.variants import Suggestion, Sweep
 
 WIDE = 104
@@ -163,12 +163,11 @@ def _dearest(report: CostReport, tried: Sequence[Suggestion] | None) -> list[Ren
 
 
 def _place_text(place: Place) -> str:
-    where = f"{place.count} places {place.name}" if place.count > 1 else place.name or "-"
     figures = place.figures
     lines = ", ".join(_file(s) for s in place.sources[:2])
     return (
-        f"{where} {place.op}{f' ({lines})' if lines else ''}: {place.share:.0%} of the time, "
-        f"{size_text(max(figures.online_bytes))} online, {figures.rounds} rounds, "
+        f"{place.text}{f' ({lines})' if lines else ''}: {place.share:.0%} of the time, "
+        f"{size_text(max(figures.online_bytes))} online, {count_text(figures.rounds, 'round')}, "
         f"{size_text(max(figures.offline_bytes))} offline"
     )
 

@@ -71,7 +71,7 @@ def tree(part: Part, *, alike: bool = True) -> Branch:
         for word in name.removeprefix(f"{part.name}.").split("."):
             at = at.children.setdefault(word, _Module()) if word else at
         at.layers.append(layer)
-    return _joined(_branch("", root, alike))
+    return _branch("", root, alike)
 
 
 def rows(part: Part, depth: int | None = None, *, everything: bool = False) -> tuple[Row, ...]:

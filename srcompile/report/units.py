@@ -25,13 +25,22 @@ def time_text(seconds: float) -> str:
 
 
 def change_text(before: float, after: float) -> str:
-    """Return by how much something changes, such as -12 %; "=" for what stays as it is."""
+    """Return by how much something changes, such as -12% or ×3.5; "=" for what stays as it is."""
     if before == after:
         return "="
     if not before:
         return "new"
     percent = (after / before - 1) * 100
+    if percent >= 200:
+        return f"×{after / before:.1f}"
+    if abs(percent) < 0.05:
+        return "≈"
     return f"{percent:+.0f}%" if abs(percent) >= 0.5 else f"{percent:+.1f}%"
+
+
+def count_text(count: int, what: str) -> str:
+    """Return a number of things, such as 1 round or 2 rounds."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def pair_text(pair: tuple[int, int]) -> str:

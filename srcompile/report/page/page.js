@@ -66,7 +66,6 @@
   function paint() {
     const c = COLOURS[dark.matches ? "dark" : "light"];
     for (const { figure, bars } of charts) {
-      figure.setv({ background_fill_color: null, border_fill_color: null, outline_line_color: null });
       for (const axis of [...figure.below, ...figure.left])
         axis.setv({
           axis_label_text_color: c.text, major_label_text_color: c.text, axis_line_color: c.line,
