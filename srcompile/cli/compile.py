@@ -192,8 +192,8 @@ def _findings(
     from srcompile.cli.reports import Findings
     from srcompile.errors import UserError
     from srcompile.report.routing import route_costs
-    from srcompile.whatif import sweep
     from srcompile.whatif import suggest as changes_for
+    from srcompile.whatif import sweep
 
     report = compiled.cost_report()
     values = {axis.name: axis.values for axis in axes}

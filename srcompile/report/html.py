@@ -72,7 +72,7 @@ def html_report(title: str, programs: Sequence[Shown]) -> str:
         presets=presets,
         body=body,
         css=_file("page.css"),
-        data=json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         library=_library(),
         script=_file("page.js"),
         version=_version(),

@@ -1,4 +1,4 @@
-"""Reports made by hand: what they say depends neither on the compiler nor on its projected times."""
+"""Reports made by hand: they depend neither on the compiler nor on its projected times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report on a terminal: golden texts. `python -m tests.report.test_terminal` writes them anew."""
+"""The report on a terminal. `python -m tests.report.test_terminal` writes the golden texts anew."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What-ifs are compiled programs: the same as compiling with the settings, without capturing anew."""
+"""What-ifs are compiled programs, and nothing is captured or calibrated without need."""
 
 from __future__ import annotations
 

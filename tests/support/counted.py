@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from srcompile.runtime.dealer import Dealer
-from srcompile.runtime.engine import Compute
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import Result
 from srcompile.runtime.program import Instruction, Program
+from srcompile.runtime.ring import Compute
 
 Key = tuple[str, str, str]
 
