@@ -1,8 +1,9 @@
-"""The report on a terminal. `python -m tests.report.test_terminal` writes the golden texts anew."""
+"""The report on a terminal, as golden text; SRCOMPILE_REWRITE_GOLDEN=1 writes it anew."""
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from srcompile.report.routing import route_costs
 from srcompile.report.terminal import print_comparison, print_gates, print_report, print_sweep
 from tests.report import samples
+from tests.support.golden import REWRITE
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -54,18 +56,11 @@ def printed(name: str) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_report_reads_as_it_should(name: str) -> None:
-    assert printed(name) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get(REWRITE):
+        path.write_text(printed(name), encoding="utf-8")
+    assert printed(name) == path.read_text(encoding="utf-8")
 
 
 def test_every_golden_text_has_a_case() -> None:
     assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
-
-
-def main() -> None:
-    """Write all golden texts."""
-    for name in CASES:
-        (GOLDEN / f"{name}.txt").write_text(printed(name), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
