@@ -33,7 +33,6 @@ from srcompile.runtime.plain import PlainRunner
 from srcompile.runtime.program import dumps, loads
 from tests.support.builds import BUILDS, CASES, NETWORKS_BY_NAME, Build, compiled, rounding, session
 from tests.support.counted import dealt_by_layer, rounds_by_layer
-from tests.support.counted import dealt_by_layer, rounds_by_layer
 
 SEED = 20240611
 TRIES = 2
