@@ -5,9 +5,6 @@ is replaced by default. What there is, by op and name  [MPCFormer23]:
 
     gelu=quad      x^2 / 8 + x / 4 + 1 / 2          gelu=relu      max(x, 0)
     silu=relu      max(x, 0)                        softmax=2quad  (x + 5)^2 / sum (x + 5)^2
-    max_pool2d=avg     the mean of each window
-
-The softmax inside of `attention` is one too.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from srcompile.errors import UserError
-from srcompile.ir.graph import NO_ATTRS, Attr, Module
+from srcompile.ir.graph import Module
 from srcompile.ops import Registry
 from srcompile.ops.base import Attrs, integer
 from srcompile.ops.builder import GraphBuilder
@@ -27,39 +24,21 @@ SHIFT = 5.0
 Rule = Callable[[GraphBuilder, Sequence[str], Attrs], str]
 
 
-class _Replacing(GraphBuilder):
-    """Emits what replaces an op in its place."""
-
-    def __init__(self, ops: Registry, rules: Mapping[str, Rule | None]) -> None:
-        super().__init__(ops)
-        self.rules = rules
-
-    def emit(
-        self, op: str, inputs: Sequence[str], attrs: Mapping[str, Attr] = NO_ATTRS, name: str = ""
-    ) -> str:
-        rule = self.rules.get(op)
-        return rule(self, inputs, attrs) if rule else super().emit(op, inputs, attrs, name)
-
-
 def approximate(module: Module, ops: Registry, chosen: Mapping[str, str]) -> Module:
     """Return `module` with ops replaced as `chosen` says, by op name; "exact" leaves one alone.
 
     Raises UserError for a choice that does not exist.
     """
     rules = {op: _rule(op, name) for op, name in chosen.items()}
-    b = _Replacing(ops, rules)
+    b = GraphBuilder(ops)
     b.add_consts(module.consts)
     new: dict[str, str] = {}
     for segment in module.main.segments:
         for node in segment.nodes:
             b.loc = replace(node.loc, op=node.loc.op or node.op)
             inputs = [new.get(name, name) for name in node.inputs]
-            if node.op == "attention" and rules.get("softmax"):
-                new[node.out] = ops[node.op].expand(b, inputs, node.attrs)
-            elif rules.get(node.op):
-                new[node.out] = b.emit(node.op, inputs, node.attrs)
-            else:
-                new[node.out] = b.replay(node, inputs)
+            rule = rules.get(node.op)
+            new[node.out] = rule(b, inputs, node.attrs) if rule else b.replay(node, inputs)
         b.end_segment(segment.name, segment.route)
     return b.module()
 
@@ -91,14 +70,8 @@ def _relu(b: GraphBuilder, inputs: Sequence[str], attrs: Attrs) -> str:
 def _two_quad(b: GraphBuilder, inputs: Sequence[str], attrs: Attrs) -> str:
     y = b.emit("offset", [inputs[0]], {"by": SHIFT})
     square = b.emit("mul", [y, y])
-    if len(inputs) == 2:  # what does not count
-        square = b.emit("mul", [square, inputs[1]])
     total = b.emit("sum", [square], {"axes": (integer(attrs["axis"]),), "keepdims": True})
     return b.emit("mul", [square, b.emit("reciprocal", [total])])
-
-
-def _average(b: GraphBuilder, inputs: Sequence[str], attrs: Attrs) -> str:
-    return b.emit("avg_pool2d", inputs, attrs)
 
 
 APPROXIMATIONS: Mapping[str, Mapping[str, Rule]] = {
@@ -106,5 +79,4 @@ APPROXIMATIONS: Mapping[str, Mapping[str, Rule]] = {
     "gelu_tanh": {"quad": _quad, "relu": _relu},
     "silu": {"relu": _relu},
     "softmax": {"2quad": _two_quad},
-    "max_pool2d": {"avg": _average},
 }

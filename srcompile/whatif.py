@@ -33,6 +33,8 @@ SEQUENCE = "seq"
 BITS = {"precision-bits": (0, 20), "activation-bits": (4, 30), "weight-bits": (4, 24)}
 QUICK = 400
 """Suggestions are made by themselves for programs of at most so many online instructions."""
+DEFAULTS = ("exact", "spline")
+"""What a sweep calls a function that is not replaced."""
 NARROWER, COARSER = 2.0, 2
 """What is tried: ranges narrower by this factor, values coarser by so many bits."""
 
@@ -145,12 +147,19 @@ def _change(name: str, value: str) -> Changed:
     if name == "embedding":
         return lambda c: {"embedding": value}
     op = name.removeprefix("set.")
-    names = ("exact", *APPROXIMATIONS.get(op, ()))
-    if op not in APPROXIMATIONS:
+    names = (*DEFAULTS, *APPROXIMATIONS.get(op.partition("@")[0], ()))
+    if op.partition("@")[0] not in APPROXIMATIONS:
         raise UserError(f"'{op}' cannot be approximated: choose {', '.join(APPROXIMATIONS)}")
     if value not in names:
-        raise UserError(f"there is no '{value}' for '{op}': choose {', '.join(names)}")
-    return lambda c: {"approximations": {**c.options.approximations, op: value}}
+        raise UserError(
+            f"there is no '{value}' for '{op}': choose {', '.join(dict.fromkeys(names))}"
+        )
+    return lambda c: {"approximations": _with_choice(c.options.approximations, op, value)}
+
+
+def _with_choice(chosen: Mapping[str, str], op: str, value: str) -> dict[str, str]:
+    kept = {key: name for key, name in chosen.items() if key != op}
+    return kept if value in DEFAULTS else {**kept, op: value}
 
 
 def _with_bits(formats: Formats, field: str, bits: int) -> Formats:
@@ -292,8 +301,8 @@ def _changes(
 ) -> Iterator[Change]:
     op = "softmax" if place.op == "attention" else place.op
     for name in APPROXIMATIONS.get(op, ()):
-        if compiled.options.approximations.get(op, "exact") != "exact":
-            break
+        if op in compiled.options.approximations or name in DEFAULTS:
+            continue
         if (op, name) not in known:
             chosen = {**compiled.options.approximations, op: name}
             total = compiled.again(approximations=chosen).cost_report().total

@@ -219,12 +219,13 @@ class _Page:
 
     def rounds(self, report: CostReport) -> str:
         found = report.rounds
-        costs = [(0.0, r.bytes, 1) for r in found]
+        each = _message_s(report)
+        costs = [(each, r.bytes, 1) for r in found]
         labels = [f"{r.part} {r.number}" if len(report.parts) > 1 else str(r.number) for r in found]
         chart = self.columns("Time of each round on the network", labels, costs)
         body = [
             _tr(escape(r.part), _n(str(r.number)), _n(size_text(r.bytes)),
-                _time((0.0, r.bytes, 1)), escape(_sent(r)))
+                _time((each, r.bytes, 1)), escape(_sent(r)))
             for r in found
         ]  # fmt: skip
         head = ("part", "round", "bytes each way", "time", "what is sent: elements × ring bits")
@@ -347,6 +348,13 @@ def _cost(figures: Figures, network: Network) -> tuple[float, int, int]:
     sent = max(figures.online_bytes)
     fixed = figures.seconds - network.seconds(sent, figures.rounds)
     return (max(fixed, 0.0), sent, figures.rounds)
+
+
+def _message_s(report: CostReport) -> float:
+    """Return what a round takes besides the network and computing."""
+    total = report.total
+    spent = total.compute_s + report.network.seconds(max(total.online_bytes), total.rounds)
+    return max(total.seconds - spent, 0.0) / max(total.rounds, 1)
 
 
 def _figure_cells(figures: Figures, network: Network) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from srcompile.runtime.program import Program
 
 ROLES = ("party 0", "party 1", "dealer", "client", "network observer")
 
+GUARD = "one bit: whether every value stayed in its range"
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -39,6 +41,7 @@ def learned(program: Program) -> tuple[Learned, ...]:
 
 def _learned(program: Program) -> Iterator[Learned]:
     ops = [i.op for _, i in program.instructions("online")]
+    public = [i for _, i in program.instructions("online") if i.op == "public_input"]
     opened = ops.count("open") + ops.count("input")
     weights = len(program.weights())
     routes = [s.name for s in program.segments if s.route is not None] if "route" in ops else []
@@ -53,6 +56,15 @@ def _learned(program: Program) -> Iterator[Learned]:
                 "the opened index",
                 "it must know which model to run",
             )
+        for i in public:
+            yield Learned(
+                party,
+                f"the mask '{i.attrs['name']}': which tokens count, and so how long the input is",
+                "the client's message",
+                "with mask=public the client gives it as it is",
+            )
+        if "guard" in ops:
+            yield Learned(party, GUARD, "the opened bit", "a run with a value out of range ends")
         yield Learned(
             party,
             f"nothing of {opened} tensors, the inputs among them",
@@ -84,6 +96,8 @@ def _learned(program: Program) -> Iterator[Learned]:
         secret=True,
     )
     yield Learned("client", f"the outputs {outputs}", "both parties' shares", "they are its own")
+    if "guard" in ops:
+        yield Learned("client", GUARD, "both parties' word", "it gets an error instead of outputs")
     for tensor in program.inputs:
         yield from _of_input(tensor.name, tensor.encoding.kind, tensor.encoding.ids)
     if routes:

@@ -147,7 +147,7 @@ def _guard(given: Given) -> str:
 
 PASSES: Mapping[str, Callable[[Given], str]] = {
     "approximate": lambda g: shown(
-        approximate(g.module, OPS, {"gelu": "quad", "softmax": "2quad", "max_pool2d": "avg"})
+        approximate(g.module, OPS, {"gelu": "quad", "softmax": "2quad"})
     ),
     "fold_constants": lambda g: shown(fold_constants(g.module, OPS)),
     "merge_common": lambda g: shown(merge_common(g.module)),
