@@ -14,7 +14,8 @@ class Message:
     """What each party sends for one value.
 
     kind: `open` and `route` go to the other party, `output` to the client.
-    width: bits of the ring; an element takes as many on the wire.
+    width: bits of the ring that is sent, without low bits that nobody looks at; an element takes as
+        many on the wire.
     """
 
     name: str
@@ -67,7 +68,7 @@ def rounds_of(program: Program) -> tuple[Round, ...]:
             layer.source,
             instruction.op,
             operands[0].size,
-            operands[0].width,
+            (instruction.type or operands[0]).width,
             max(sent.p0_online, sent.p1_online),
         )
         found.setdefault((segment, number), []).append(message)
