@@ -29,7 +29,7 @@ from srcompile.passes.merge_common import merge_common
 from srcompile.passes.place_embeddings import place_embeddings
 from srcompile.passes.place_masks import place_masks
 from srcompile.passes.plan_rings import extended_values, plan_rings
-from srcompile.passes.progress import Steps
+from srcompile.passes.progress import Steps, nobody
 from srcompile.passes.protocols import PROTOCOLS
 from srcompile.passes.quantise import Formats, Gate, Range, quantise
 from srcompile.passes.remove_unused import remove_unused
@@ -135,6 +135,15 @@ def with_route_costs(graph: Module, cost: Cost, options: Options) -> Module:
     return replace(graph, consts=MappingProxyType(consts))
 
 
+def replan(stages: Stages, ops: Registry, options: Options) -> Stages:
+    """Return `stages` compiled again for another network, other formats or another widest ring.
+
+    Nothing is calibrated again, so `options` may differ in these only, and the program must not
+    route: the costs in a routing rule depend on the network.
+    """
+    return _planned(stages.graph, stages.expanded, ops, options, Steps(STEPS, nobody))
+
+
 Pass = tuple[str, Callable[[Module], Module]]
 
 
@@ -174,23 +183,30 @@ def _compile(
         ("expand", lambda m: expand(m, ops) if _has(m, LATE) else m),
         ("calibrate", calibrated),
     )
+    verify(graph, ops)
+    graph = run(graph, before_expansion)
+    return _planned(graph, run(graph, after_expansion), ops, options, steps)
+
+
+def _planned(
+    graph: Module, expanded: Module, ops: Registry, options: Options, steps: Steps
+) -> Stages:
+    def checked(module: Module) -> Module:
+        verify(module, ops)
+        return module
+
     gates: list[Gate] = []
     ranges: dict[str, Range] = {}
     formats = replace(options.formats, headroom=bool(options.guard))
-    verify(graph, ops)
-    graph = run(graph, before_expansion)
-    expanded = run(graph, after_expansion)
-    fixed = run(expanded, [("quantise", lambda m: quantise(m, ops, formats, gates, ranges))])
+    steps.begin("quantise")
+    fixed = checked(quantise(expanded, ops, formats, gates, ranges))
     steps.begin("plan_rings")
 
     def planned(extended: frozenset[str]) -> Module:
         module = fixed
         if options.guard:
-            module = guard(fixed, ops, ranges, options.guard, extended)
-            verify(module, ops)
-        module = plan_rings(module, ops, options.max_width, options.network)
-        verify(module, ops)
-        return module
+            module = checked(guard(fixed, ops, ranges, options.guard, extended))
+        return checked(plan_rings(module, ops, options.max_width, options.network))
 
     with_rings = _until_all_are_checked(planned) if options.guard else planned(frozenset())
     steps.begin("lower")

@@ -24,10 +24,14 @@ from srcompile.runtime.ring import Ring
 
 @dataclass
 class Counters:
-    """What one party sent: bytes for each instruction, by (segment, index), and rounds."""
+    """What one party sent: bytes for each instruction, by (segment, index), and rounds.
+
+    by_round: the same bytes, for each round by itself.
+    """
 
     online: dict[tuple[int, int], int] = field(default_factory=dict)
     rounds: int = 0
+    by_round: list[Mapping[tuple[int, int], int]] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
@@ -156,11 +160,14 @@ class Round:
         Raises ProtocolError, naming the peer and the round.
         """
         env = run.env
-        if run.in_range and self._outputs:
-            run.counters.online |= self._sent_out
+        sent_out = self._sent_out if run.in_range else {}
+        if sent_out:
+            run.counters.online |= sent_out
             for output in self._outputs:
                 run.outputs[output.name] = kernels.pack(env[output.share], output.width)
-        run.counters.rounds += 1 if self._ours or run.in_range else 0
+        if self._ours or run.in_range:
+            run.counters.rounds += 1
+            run.counters.by_round.append(self._sent | sent_out)
         if not self._ours:
             return
         run.counters.online |= self._sent

@@ -9,13 +9,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from srcompile.api import compile
+    from srcompile.api import compile, cost
     from srcompile.routing.pool import Pool
+    from srcompile.whatif import sweep
 
 __version__ = "0.1.0"
-__all__ = ["Pool", "__version__", "compile"]
+__all__ = ["Pool", "__version__", "compile", "cost", "sweep"]
 
-_HOME = {"compile": "srcompile.api", "Pool": "srcompile.routing.pool"}
+_HOME = {
+    "compile": "srcompile.api",
+    "cost": "srcompile.api",
+    "Pool": "srcompile.routing.pool",
+    "sweep": "srcompile.whatif",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +20,20 @@ from srcompile.passes.cost import Cost
 from srcompile.passes.cost import network as network_named
 from srcompile.passes.guard import MORE_BITS, MOST_BITS
 from srcompile.passes.machine import machines
-from srcompile.passes.pipeline import Options, Samples, Stages, run_pipeline, steps_of
+from srcompile.passes.pipeline import Options, Samples, Stages, replan, run_pipeline, steps_of
 from srcompile.passes.progress import Listener, Steps, nobody
 from srcompile.passes.quantise import Formats, Gate
-from srcompile.report.data import gates_data, report_data
+from srcompile.report.data import report_data
 from srcompile.report.drift import Drift, measure_drift
+from srcompile.report.figures import CostReport, cost_report
 from srcompile.routing.pool import Pool
 from srcompile.runtime.program import Program, save
 
 if TYPE_CHECKING:
     from torch import nn
 
+PLANNED = frozenset({"network", "formats", "max_width"})
+"""The options that matter only behind calibration."""
 LEVELS = ("graph", "fixed", "lowered", "schedule", "dealer")
 
 
@@ -41,11 +44,13 @@ class Compiled:
     stages: the program on every level of the IR.
     captured: the graph as captured, for running it in float.
     samples: the calibration samples, by input name.
+    options: what it was compiled with.
     """
 
     stages: Stages
     captured: Module
     samples: Samples
+    options: Options
 
     @property
     def program(self) -> Program:
@@ -76,10 +81,27 @@ class Compiled:
         """Return how far each layer is from the float model, over so many calibration samples."""
         return measure_drift(self.stages, list(self.samples[:samples]), registry())
 
+    def cost_report(self) -> CostReport:
+        """Return cost, leakage, gates and notes, as reports show them."""
+        return cost_report(self.cost, self.program, self.leakage, self.gates, self.notes)
+
     def report(self) -> dict[str, Any]:
-        """Return cost, leakage, gates and notes as plain data, the keys of `srcompile --json`."""
-        data = report_data(self.cost, self.leakage)
-        return {**data, "gates": gates_data(self.gates), "notes": list(self.notes)}
+        """Return the same as plain data, with the keys of `srcompile --json`."""
+        return report_data(self.cost_report())
+
+    def again(self, **changes: Any) -> Compiled:
+        """Return the model compiled with other `options`, by field; it is not captured again.
+
+        Nor is it calibrated again, if only network, formats or the widest ring change and it has no
+        routing rule, which depends on the network. Raises what compile() raises.
+        """
+        options = replace(self.options, **changes)
+        routed = any(segment.route is not None for segment in self.captured.main.segments)
+        if set(changes) <= PLANNED and not routed:
+            stages = replan(self.stages, registry(), options)
+        else:
+            stages = run_pipeline(self.captured, self.samples, registry(), options)
+        return replace(self, stages=stages, options=options)
 
     def text(self, level: str) -> str:
         """Return the program as text on one level: graph, fixed, lowered, schedule or dealer.
@@ -162,7 +184,16 @@ def compile(
         raise UserError("calibration_inputs is empty; give at least one sample")
     samples = samples_of(captured, rows)
     stages = run_pipeline(captured, samples, registry(), options, steps)
-    return Compiled(stages, captured, samples)
+    return Compiled(stages, captured, samples, options)
+
+
+def cost(model: nn.Module | Pool, example_inputs: Any, **choices: Any) -> CostReport:
+    """Compile `model` and return what it costs and discloses; `choices` as compile() takes them.
+
+    The bytes and rounds are exact, so a search over models or a loss may use them:
+    `cost(model, inputs).total.online_bytes`. Raises what compile() raises.
+    """
+    return compile(model, example_inputs, **choices).cost_report()
 
 
 def as_given(inputs: Any) -> Any:

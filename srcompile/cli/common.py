@@ -65,6 +65,11 @@ def read_inputs(path: str, program: Program) -> dict[str, Array]:
     return arrays
 
 
+def json_text(data: dict[str, Any]) -> str:
+    """Return data as JSON, two spaces deep."""
+    return json.dumps(data, indent=2)
+
+
 def print_json(data: dict[str, Any]) -> None:
     """Print data as JSON, two spaces deep."""
-    click.echo(json.dumps(data, indent=2))
+    click.echo(json_text(data))

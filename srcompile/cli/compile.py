@@ -10,13 +10,30 @@ import click
 import numpy as np
 from rich.console import Console
 
-from srcompile.cli.common import print_json, read_inputs, reports_errors
+from srcompile.cli.common import json_text, read_inputs, reports_errors
+from srcompile.cli.compare import compare
 from srcompile.cli.compile_progress import shown
 from srcompile.passes.choices import approximations
 from srcompile.passes.progress import nobody
 
 
-@click.command()
+class _Main(click.Command):
+    """The command `srcompile MODEL.py`, with `srcompile compare` beside it."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> click.Context:
+        """Take the words behind `compare` as its arguments, if that is the first word."""
+        if args[:1] == [compare.name]:
+            return compare.make_context(f"{info_name} {compare.name}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the context is for."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(cls=_Main, epilog="srcompile compare A.srp B.srp compares compiled programs.")
 @click.argument("model_file", metavar="MODEL.py[:NAME]")
 @click.option("--target", default="2pc", show_default=True, help="2pc, or plain: in the clear.")
 @click.option("--out", metavar="FILE.srp", help="Write the compiled program.")
@@ -50,6 +67,17 @@ from srcompile.passes.progress import nobody
 @click.option("--guard", is_flag=True, help="Check while running that values stay in range.")
 @click.option("--guard-bits", default=4, show_default=True, type=click.IntRange(1, 8),
               help="With --guard: find values of up to 2^N times their range.")  # fmt: skip
+@click.option("--layers", metavar="DEPTH|all", help="How many modules deep the table of layers is. "
+              "By default it is folded to a readable size.")  # fmt: skip
+@click.option("--suggest/--no-suggest", default=None, help="Compile changes that may make the "
+              "dearest places cheaper. By default for small programs.")  # fmt: skip
+@click.option("--sweep", "sweeps", multiple=True, metavar="NAME=VALUE,VALUE",
+              help="Compile other settings too: network, seq, set.OP, precision-bits, INPUT.AXIS "
+              "...; several multiply.")  # fmt: skip
+@click.option("--routes", metavar="SHARE,SHARE", help="Of a pool: the share of inputs that takes "
+              "each model, for the expected cost.")  # fmt: skip
+@click.option("--report", "reports", multiple=True, metavar="html|json|png|svg=FILE",
+              help="Write the report into a file; png and svg draw the sweep.")  # fmt: skip
 @click.version_option(package_name="srcompile")
 @reports_errors
 def main(
@@ -74,13 +102,21 @@ def main(
     margin: float | None,
     guard: bool,
     guard_bits: int,
+    layers: str | None,
+    suggest: bool | None,
+    sweeps: tuple[str, ...],
+    routes: str | None,
+    reports: tuple[str, ...],
 ) -> None:
     """Compile MODEL.py, which defines `model` and `example_inputs`, into a secure program."""
     from srcompile.api import LEVELS, compile
+    from srcompile.cli.reports import findings_data, parse_layers, parse_targets, write_reports
     from srcompile.errors import UserError
     from srcompile.frontend.model_file import load_model_file
     from srcompile.passes.quantise import Formats
     from srcompile.report.data import drift_data
+    from srcompile.report.routing import parse_shares
+    from srcompile.whatif import is_quick, parse_axis
 
     if emit is not None and emit not in LEVELS:
         raise UserError(f"there is no level '{emit}': choose {', '.join(LEVELS)}")
@@ -90,6 +126,9 @@ def main(
         raise UserError(
             "--profile is for both parties, --parties-profile for each: give one of them"
         )
+    depth, targets = parse_layers(layers), parse_targets(reports)
+    axes = [parse_axis(text) for text in sweeps]
+    route_shares = parse_shares(routes) if routes is not None else None
     console = Console(stderr=True)
     chosen_formats = {
         "margin": margin,
@@ -99,22 +138,26 @@ def main(
     }
     formats = Formats(**{n: v for n, v in chosen_formats.items() if v is not None})  # type: ignore[arg-type]
     quiet = as_json or emit is not None
+    choices: dict[str, Any] = {
+        "target": target,
+        "network": network,
+        "formats": formats,
+        "approximations": _choices(chosen),
+        "embedding": embedding,
+        "mask": mask,
+        "profiles": parties_profile or ([profile] if profile else ()),
+        "guard": guard,
+        "guard_bits": guard_bits,
+    }
     with contextlib.nullcontext(nobody) if quiet else shown(console, model_file) as listener:
         loaded = load_model_file(model_file)
+        samples = loaded.calibration_inputs or None
         compiled = compile(
             loaded.model,
             loaded.example_inputs,
-            target=target,
-            calibration_inputs=loaded.calibration_inputs or None,
-            network=network,
-            formats=formats,
-            approximations=_choices(chosen),
-            embedding=embedding,
-            mask=mask,
-            profiles=parties_profile or ([profile] if profile else ()),
-            guard=guard,
-            guard_bits=guard_bits,
+            calibration_inputs=samples,
             progress=listener,
+            **choices,
         )
     if not loaded.calibration_inputs:
         click.echo(
@@ -129,22 +172,59 @@ def main(
     if emit is not None:
         click.echo(compiled.text(emit), nl=False)
         return
-    data = compiled.report()
+    with console.status("compiling what-ifs"):
+        wanted = not as_json and is_quick(compiled) if suggest is None else suggest
+        findings = _findings(compiled, loaded, axes, route_shares, wanted, choices)
+    data = {**compiled.report(), **findings_data(findings)}
     if run_file is not None:
         data["run"] = _run(compiled, loaded, run_file, quiet=as_json)
     found = compiled.drift() if drift else ()
+    text = json_text({**data, "drift": drift_data(found)} if drift else data)
+    write_reports(targets, model_file, findings, text)
     if as_json:
-        print_json({**data, "drift": drift_data(found)} if drift else data)
+        click.echo(text)
         return
-    from srcompile.report.terminal import print_drift, print_gates, print_report
+    from srcompile.report.terminal import print_drift, print_gates, print_report, print_sweep
 
-    print_report(Console(), model_file, compiled.cost, compiled.leakage)
+    known: dict[str, Any] = {"routes": findings.routes, "suggestions": findings.suggestions}
+    print_report(Console(), model_file, findings.report, layers=depth, **known)
+    if findings.sweep is not None:
+        print_sweep(Console(), findings.sweep)
     if gates:
         print_gates(Console(), compiled.gates)
     if drift:
         print_drift(Console(), found)
     if run_file is not None:
         _print_run(Console(), data["run"])
+
+
+def _findings(
+    compiled: Any, loaded: Any, axes: Any, shares: Any, suggest: bool, choices: Any
+) -> Any:
+    """Compile what-ifs, and return what is known with them."""
+    from srcompile.cli.reports import Findings
+    from srcompile.errors import UserError
+    from srcompile.report.routing import route_costs
+    from srcompile.whatif import suggest as changes_for
+    from srcompile.whatif import sweep
+
+    report = compiled.cost_report()
+    values = {axis.name: axis.values for axis in axes}
+    if len(values) < len(axes):
+        raise UserError("--sweep names an axis twice; give all its values at once")
+    swept = None
+    if values:
+        samples = loaded.calibration_inputs or None
+        swept = sweep(
+            loaded.model,
+            loaded.example_inputs,
+            values,
+            calibration_inputs=samples,
+            base=compiled,
+            **choices,
+        )
+    suggestions = changes_for(compiled) if suggest and report.target != "plain" else None
+    return Findings(report, route_costs(report, shares), suggestions, swept)
 
 
 def _choices(chosen: tuple[str, ...]) -> dict[str, str]:

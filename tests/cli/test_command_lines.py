@@ -76,7 +76,7 @@ def refusal(command: Any, *args: object) -> str:
 
 def test_the_report_names_layers_sources_and_disclosures(folder: Path) -> None:
     result = call(srcompile, folder / "model.py")
-    for part in ("first", "linear", "model.py:", "rounds", "What is disclosed"):
+    for part in ("first", "linear", "model.py:", "rounds", "Who learns what"):
         assert part in result.output
 
 

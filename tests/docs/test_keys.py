@@ -72,9 +72,27 @@ def test_keys_of_a_pool(folder: Path) -> None:
     out = folder / "pool.srp"
     data = printed(srcompile, f"{folder / 'model.py'}:pool", "--json", "--out", out)
     assert found(data, documented) == documented
-    part = {"online.bytes", "online.rounds", "online.seconds", "offline.bytes", "layers[]"}
+    part = {"online.bytes", "online.rounds", "online.seconds", "online.compute_seconds"}
+    part |= {"offline.bytes", "layers[]"}
     assert found(data["router"], part) == part
     assert found(data["models"]["large"], part) == part
+
+
+def test_keys_of_suggestions_and_of_a_sweep(folder: Path) -> None:
+    documented = keys(JSON, "compile")
+    documented |= keys(JSON, "compile suggest") | keys(JSON, "compile sweep")
+    data = printed(
+        srcompile, folder / "model.py", "--json", "--suggest", "--sweep", "network=lan,wan"
+    )
+    assert found(data, documented) == documented
+
+
+def test_keys_of_a_comparison(folder: Path) -> None:
+    out = folder / "compared.srp"
+    printed(srcompile, folder / "model.py", "--json", "--out", out)
+    data = printed(srcompile, "compare", out, out, "--json")
+    assert found(data, keys(JSON, "compare")) == keys(JSON, "compare")
+    assert {"file", "online", "learned"} <= set(data["programs"][0])
 
 
 def test_keys_of_a_drift_report(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from srcompile.cli.compare import compare
 from srcompile.cli.compile import main as srcompile
 from srcompile.cli.run import main as srrun
 from tests.docs.documents import ROOT, code_words, documents, indented, links, name_of
@@ -55,8 +56,8 @@ def test_every_cited_paper_is_listed() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [srcompile, srrun.commands["local"], srrun.commands["calibrate"]],
-    ids=["srcompile", "srrun local", "srrun calibrate"],
+    [srcompile, compare, srrun.commands["local"], srrun.commands["calibrate"]],
+    ids=["srcompile", "srcompile compare", "srrun local", "srrun calibrate"],
 )
 def test_the_readme_has_every_option(command: click.Command) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")

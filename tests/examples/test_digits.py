@@ -23,6 +23,7 @@ from srcompile.passes.emit_program import emit_program
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession, Result
 from srcompile.runtime.program import Program
+from tests.support.counted import dealt_by_layer, rounds_by_layer
 
 FOLDER = Path(__file__).parents[2] / "examples" / "digits"
 MODEL = FOLDER / "model.py"
@@ -145,6 +146,28 @@ def test_the_material_dealt_is_exactly_as_large_as_the_report_says(digits: Digit
     for segment, (blocks, first, second) in session.offline.blocks.items():
         expected = digits.compiled.cost.segments[segment].total.offline_bytes
         assert (first, second) == (blocks * expected[0], blocks * expected[1])
+
+
+def test_every_layer_takes_the_rounds_and_material_that_the_report_says(
+    digits: Digits, secure: list[Result]
+) -> None:
+    program, cost = digits.compiled.program, digits.compiled.cost
+    for route in (0, 1, 2):
+        result = next(r for r in secure if r.route == route)
+        for party in (0, 1):
+            assert rounds_by_layer(program, result, party) == {
+                (k, layer.name, layer.op, layer.source): layer.rounds
+                for k, segment in enumerate(cost.segments)
+                if segment.route in (None, route)
+                for layer in segment.layers
+                if layer.rounds
+            }
+    for segment, dealt in enumerate(dealt_by_layer(program)):
+        assert dealt == {
+            (layer.name, layer.op, layer.source): layer.offline_bytes
+            for layer in cost.segments[segment].layers
+            if any(layer.offline_bytes)
+        }
 
 
 def test_rounds_do_not_exceed_the_depth_of_the_openings(digits: Digits) -> None:

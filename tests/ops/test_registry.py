@@ -25,12 +25,14 @@ from srcompile.passes.cost import LayerCost
 from srcompile.passes.expand import expand
 from srcompile.passes.fold_constants import fold_constants
 from srcompile.passes.fuse_layers import fuse_layers
+from srcompile.report.messages import rounds_of
 from srcompile.runtime.isa import sends
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession, Result
 from srcompile.runtime.plain import PlainRunner
 from srcompile.runtime.program import dumps, loads
 from tests.support.builds import BUILDS, CASES, NETWORKS_BY_NAME, Build, compiled, rounding, session
+from tests.support.counted import dealt_by_layer, rounds_by_layer
 
 SEED = 20240611
 TRIES = 2
@@ -268,6 +270,47 @@ def test_each_layer_sends_what_was_predicted(build: Build) -> None:
                 for layer in segment.layers
                 if layer.online_bytes[party]
             }
+            assert counted == predicted
+
+
+@each_program
+def test_each_layer_takes_the_rounds_that_were_predicted(build: Build) -> None:
+    stages = compiled(build)
+    for result in runs(build.name).results:
+        for party in (0, 1):
+            assert rounds_by_layer(stages.program, result, party) == {
+                (k, layer.name, layer.op, layer.source): layer.rounds
+                for k, segment in enumerate(stages.cost.segments)
+                if segment.route in (None, result.route)
+                for layer in segment.layers
+                if layer.rounds
+            }
+
+
+@each_program
+def test_each_layer_is_dealt_what_was_predicted(build: Build) -> None:
+    stages = compiled(build)
+    for segment, dealt in enumerate(dealt_by_layer(stages.program)):
+        assert dealt == {
+            (layer.name, layer.op, layer.source): layer.offline_bytes
+            for layer in stages.cost.segments[segment].layers
+            if any(layer.offline_bytes)
+        }
+
+
+@each_program
+def test_each_round_of_the_report_carries_what_was_counted(build: Build) -> None:
+    stages = compiled(build)
+    names = [segment.name for segment in stages.program.segments]
+    report = rounds_of(stages.program)
+    for result in runs(build.name).results:
+        taken = {s.name for s in stages.program.segments if s.route in (None, result.route)}
+        predicted = [(r.part, r.bytes) for r in report if r.part in taken]
+        for counters in result.counters:
+            counted = [
+                (names[next(iter(messages))[0]], sum(messages.values()))
+                for messages in counters.by_round
+            ]
             assert counted == predicted
 
 
