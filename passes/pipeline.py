@@ -159,6 +159,7 @@ def _compile(graph: Module, samples: Samples, ops: Registry, options: Options) -
 
 def _planned(graph: Module, expanded: Module, ops: Registry, options: Options) -> Stages:
     gates: list[Gate] = []
+
     def checked(module: Module) -> Module:
         verify(module, ops)
         return module

@@ -37,46 +37,41 @@ def rounds_by_layer(program: Program, result: Result, party: int) -> dict[tuple[
     return found
 
 
-class _CountingDealer(Dealer):
-    """A dealer that notes for which instruction it put out each byte."""
+class _NamingDealer(Dealer):
+    """A dealer that notes which instructions made its messages, in their order."""
 
     def __init__(self, program: Program) -> None:
-        self.dealt: list[tuple[Instruction, int, int]] = []
+        self.made: list[Instruction] = []
         super().__init__(program, load())
 
     def _correlate(self, i: Instruction, types: Sequence[RingType]) -> Compute:
-        return self._counted(i, super()._correlate(i, types))
+        return self._named(i, super()._correlate(i, types))
 
     def _table_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:
-        return self._counted(i, super()._table_keys(i, types))
+        return self._named(i, super()._table_keys(i, types))
 
     def _sign_keys(self, i: Instruction, types: Sequence[RingType]) -> Compute:
-        return self._counted(i, super()._sign_keys(i, types))
+        return self._named(i, super()._sign_keys(i, types))
 
-    def _counted(self, i: Instruction, compute: Compute) -> Compute:
-        def counted(run: Any, *operands: Any) -> Any:
-            before = [sum(m.nbytes for m in out) for out in run.out]
-            made = compute(run, *operands)
-            after = [sum(m.nbytes for m in out) for out in run.out]
-            self.dealt.append((i, after[0] - before[0], after[1] - before[1]))
-            return made
+    def _named(self, i: Instruction, compute: Compute) -> Compute:
+        def named(run: Any, *operands: Any) -> Any:
+            self.made.append(i)
+            return compute(run, *operands)
 
-        return counted
+        return named
 
 
 def dealt_by_layer(program: Program) -> list[dict[Key, tuple[int, int]]]:
     """Deal a block for each segment; return the bytes for both parties, by layer."""
-    dealer = _CountingDealer(program)
+    dealer = _NamingDealer(program)
     found = []
     for segment in range(len(program.segments)):
-        dealer.dealt.clear()
-        material = dealer.deal(segment)
+        dealer.made.clear()
         sums: dict[Key, tuple[int, int]] = {}
-        for i, first, second in dealer.dealt:
-            key = _key(program, i)
+        for count, messages in enumerate(dealer.deal(segment).messages, 1):
+            assert len(dealer.made) == count
+            key = _key(program, dealer.made[-1])
             before = sums.get(key, (0, 0))
-            sums[key] = (before[0] + first, before[1] + second)
-        sizes = [sum(size[p] for size in sums.values()) for p in (0, 1)]
-        assert sizes == [len(part) for part in material.to_party]
+            sums[key] = (before[0] + messages[0].nbytes, before[1] + messages[1].nbytes)
         found.append(sums)
     return found
