@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import srcompile
 from srcompile.cli.common import reports_errors
-from srcompile.cli.progress import shown
+from srcompile.cli.compile_progress import shown
 from srcompile.errors import UserError
 from srcompile.report.terminal import size_text, time_text
 from srcompile.runtime.cluster import ClusterResult, LocalCluster

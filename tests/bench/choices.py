@@ -1,6 +1,6 @@
 """What MiniLM sends with each choice for masks and embeddings: exact figures, no run.
 
-python tests/bench/choices.py [--tokens N]
+python -m tests.bench.choices [--tokens N]
 """
 
 from __future__ import annotations
