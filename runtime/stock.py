@@ -22,11 +22,11 @@ from srcompile.runtime.spool import Record, Spool
 Finish = Callable[[int, Sequence[Bytes]], Env]
 """From a chunk's number and the parts of its record to its values."""
 
-MEMORY = (256 << 20, 1 << 30)
+MEMORY = (256 << 20, 640 << 20)
 """The least and the largest default budget, in bytes."""
 PARTY = 2 << 30
-"""What a party should need for its weights and its material together; the rest of it takes less
-than 400 MB for BERT-base."""
+"""What a party should need for its weights and its material together. What else it needs, and what
+the allocator keeps after many inferences, takes another 500 MB for BERT-base."""
 
 
 CHUNK_BYTES = 16 << 20

@@ -127,7 +127,7 @@ def test_material_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("weights", "width", "expected"),
-    [(1 << 20, 32, 1 << 30), (150 << 20, 32, (2 << 30) - (1200 << 20)), (1 << 30, 33, 256 << 20)],
+    [(1 << 20, 32, 640 << 20), (200 << 20, 32, (2 << 30) - (1600 << 20)), (1 << 30, 33, 256 << 20)],
 )
 def test_large_weights_leave_less_memory_for_material(
     weights: int, width: int, expected: int
