@@ -12,6 +12,7 @@ from rich.table import Table
 from srcompile.cli.calibrate import calibrate
 from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.cli.progress import RunProgress
+from srcompile.cli.services import COMMANDS
 from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 from srcompile.runtime.errors import ProgramError, RangeError
@@ -27,6 +28,8 @@ def main() -> None:
 
 
 main.add_command(calibrate)
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 @main.command()
@@ -99,7 +102,7 @@ def local(
     if as_json:
         print_json(data)
     else:
-        _print_run(Console(), data, done)
+        print_run(Console(), data, done)
     if len(done) < len(results):
         shown = ", ".join(map(str, data["out_of_range"][:10]))
         more = ", ..." if len(data["out_of_range"]) > 10 else ""
@@ -154,7 +157,8 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _print_run(console: Console, data: dict[str, Any], results: list[ClusterResult]) -> None:
+def print_run(console: Console, data: dict[str, Any], results: list[ClusterResult]) -> None:
+    """Print what `srrun local` and `srrun client infer` found, for people."""
     count = data["inferences"]
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     if data["route"] is not None:

@@ -1,0 +1,374 @@
+"""A party as a service: it keeps weight shares, and runs sessions of clients with its peer.
+
+A session has links of its own: from the client to both parties, from party 1 to party 0, and from
+both parties to the dealer. So sessions do not wait for each other, and one that fails takes nothing
+with it. In a session:
+
+1. The parties compare the deployment, and open the weights if that is not done yet.
+2. For each inference the dealer sends a block, the parties agree on its number, each writes down
+   that it is used, and only then anything that depends on it is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.material import material_bytes
+from srcompile.runtime.party import Inference, Party, Prepared
+from srcompile.runtime.program import Program
+from srcompile.runtime.randomness import Seeded
+from srcompile.runtime.ring import Ring
+from srcompile.runtime.roles import NAMES, PARTIES
+from srcompile.runtime.services.limits import silence_limit
+from srcompile.runtime.services.links import Visit
+from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.service import Service
+from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.state import (
+    Journal,
+    Store,
+    checked_digest,
+    checked_id,
+    claim_setup,
+    store_opened,
+    store_weights,
+    stored_opened,
+    stored_weights,
+)
+
+BLOCK = struct.Struct(">QI")
+REQUEST = struct.Struct(">I")
+SEED_BYTES = 16
+
+
+class PartyService(Service):
+    """Party 0 or 1 as a service."""
+
+    def __init__(self, index: int, settings: Settings, log: Log | None = None) -> None:
+        super().__init__(PARTIES[index], settings, log)
+        self.index, self.peer_role = index, PARTIES[1 - index]
+        self._handlers = {
+            "status": self._status,
+            "deploy": self._deploy,
+            "infer": self._infer,
+            "peer": self._meet,
+        }
+        self._met = threading.Condition()
+        self._peers: dict[str, tuple[Visit, threading.Event]] = {}
+        self._loaded: dict[str, _Deployment] = {}
+        self._loading = threading.Lock()
+
+    # -- deployments
+
+    def _deploy(self, visit: Visit) -> None:
+        deployment, program = self._receive_program(visit)
+        with self.store.adding(deployment, program) as folder:
+            visit.channel.send_json({"program": True})
+            shares = receive_shares(program, visit.channel, self.kernels)
+            store_weights(folder, program, self.index, shares)
+        self._activate(visit, deployment, program)
+        with self._loading:
+            for name in set(self._loaded) - set(self.store.deployed().values()):
+                del self._loaded[name]  # sessions that still run keep theirs
+
+    def _deployment(self, digest: str) -> _Deployment:
+        """Return what is loaded of a program's deployment. Raises ProtocolError without one."""
+        name = self.store.current(digest)
+        if name is None:
+            raise ProtocolError(
+                f"{NAMES[self.role]} has no deployment of this program; the model owner makes one "
+                "with `srrun deploy`"
+            )
+        with self._loading:
+            if name not in self._loaded:
+                self._loaded[name] = _Deployment(
+                    name, self.store, self.index, self.kernels, self.settings.timeout
+                )
+            return self._loaded[name]
+
+    # -- sessions
+
+    def _infer(self, visit: Visit) -> None:
+        session, digest = checked_id(visit.fields.get("session")), visit.fields.get("digest")
+        with self._session(session):
+            deployment = self._deployment(checked_digest(digest))
+            visit.channel.send_json({"welcome": True})
+            visit.channel.wait_at_most(deployment.limit_s)
+            self.log.info("session opens", session=session[:8], deployment=deployment.name[:8])
+            with contextlib.ExitStack() as links:
+                others: list[LinkChannel] = []
+                try:
+                    peer = links.enter_context(self._peer(session, deployment))
+                    others.append(peer)
+                    dealer = links.enter_context(self._dealer(session, deployment))
+                    others.append(dealer)
+                    with deployment.party(peer, visit.channel, dealer) as (party, opened):
+                        run = _Session(self, visit.channel, peer, dealer, deployment, party)
+                        run.serve(setup_bytes=opened)
+                except Exception as error:
+                    for channel in others:
+                        channel.fail(self.reason(error))
+                    raise
+            self.log.info("session ends", session=session[:8])
+
+    @contextlib.contextmanager
+    def _dealer(self, session: str, deployment: _Deployment) -> Iterator[LinkChannel]:
+        channel, _ = self._links.dial(
+            "dealer",
+            "material",
+            session=session,
+            deployment=deployment.name,
+            digest=deployment.digest,
+        )
+        with self._holding(channel):
+            channel.wait_at_most(deployment.limit_s)
+            yield channel
+
+    @contextlib.contextmanager
+    def _peer(self, session: str, deployment: _Deployment) -> Iterator[LinkChannel]:
+        """Give the link to the other party for a session: party 1 connects, party 0 waits."""
+        if self.index == 1:
+            channel, _ = self._links.dial("party0", "peer", session=session)
+            with self._holding(channel):
+                channel.wait_at_most(deployment.limit_s)
+                yield channel
+            return
+        end = time.monotonic() + self.settings.timeout
+        with self._met:
+            while session not in self._peers:
+                left = end - time.monotonic()
+                if left <= 0 or self.stopping:
+                    raise ProtocolError(
+                        f"party 1 did not come for this session within {self.settings.timeout:g} s"
+                    )
+                self._met.wait(min(left, 0.2))
+            visit, done = self._peers.pop(session)
+        try:
+            visit.channel.send_json({"welcome": True})
+            visit.channel.wait_at_most(deployment.limit_s)
+            yield visit.channel
+        finally:
+            done.set()
+
+    def _meet(self, visit: Visit) -> None:
+        """Keep party 1's link for the session that it came for, until that has ended."""
+        session, done = checked_id(visit.fields.get("session")), threading.Event()
+        with self._met:
+            if session in self._peers:
+                raise ProtocolError("party 1 came twice for one session")
+            self._peers[session] = visit, done
+            self._met.notify_all()
+        if done.wait(self.settings.timeout):
+            return
+        with self._met:
+            if self._peers.pop(session, None) is not None:
+                raise ProtocolError("the client did not come to party 0 for this session")
+        done.wait()
+
+    def _release(self) -> None:
+        for deployment in self._loaded.values():
+            deployment.journal.close()
+
+
+def receive_shares(program: Program, channel: LinkChannel, kernels: Kernels) -> dict[str, Ring]:
+    """Return weight shares that the model owner sends."""
+    shares = {}
+    for name in program.weights():
+        type_ = program.constants[name].type
+        data = np.frombuffer(channel.receive(type_.packed_bytes), np.uint8)
+        shares[name] = kernels.unpack(data, type_.size, type_.width).reshape(type_.shape)
+    return shares
+
+
+# -- what sessions share --------------------------------------------------------------------------
+
+
+class _Deployment:
+    """A deployed program in memory: its weights once, and a party object for each session."""
+
+    def __init__(
+        self, name: str, store: Store, index: int, kernels: Kernels, timeout_s: float
+    ) -> None:
+        self.name, self.index, self.kernels = name, index, kernels
+        self.folder = store.path(name)
+        self.program = store.program(name)
+        self.digest = self.program.digest()
+        self.limit_s = silence_limit(self.program, timeout_s)
+        self.journal = Journal(self.folder / "used")
+        self._lock = threading.Lock()
+        self._first: Party | None = None  # holds the weights that all others use
+        self._idle: list[Party] = []
+
+    @contextlib.contextmanager
+    def party(
+        self, peer: LinkChannel, client: LinkChannel, dealer: LinkChannel
+    ) -> Iterator[tuple[Party, int]]:
+        """Give a party object with weights, and the bytes that opening them took just now.
+
+        The deployment is compared with the peer's first. The object is kept for the next session if
+        this one ends well.
+        """
+        opened = self._first is not None or stored_opened(self.folder, self.program) is not None
+        mine = {"deployment": self.name, "opened": opened}
+        peer.send_json(mine)
+        theirs = peer.receive_json()
+        if theirs.get("deployment") != self.name:
+            raise ProtocolError(
+                "party 0 and party 1 have different deployments of this program; deploy it again"
+            )
+        source = self._source(bytes(dealer.receive(SEED_BYTES)))
+        both = opened and theirs.get("opened") is True
+        party = self._idle_one() if both else None
+        if party is None:
+            party = Party(self.program, self.index, self.kernels, source, peer, client)
+            self._load(party, both)
+            yield party, party.setup_bytes
+        else:
+            yield party, 0
+        with self._lock:
+            self._idle.append(party)
+
+    def _source(self, seed: bytes) -> Seeded:
+        """Return the randomness of a seed. Raises ProtocolError if it is not the deployment's."""
+        with self._lock:
+            claim_setup(self.folder, hashlib.sha256(b"srcompile seed" + seed).hexdigest())
+        return Seeded(seed, self.kernels)
+
+    def _idle_one(self) -> Party | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _load(self, party: Party, both: bool) -> None:
+        """Give a party object its weights; they are opened now unless `both` parties have that."""
+        with self._lock:
+            first = self._first
+        if both and first is not None:
+            party.share_weights_of(first)
+            return
+        shares = stored_weights(self.folder, self.program, self.index)
+        stored = stored_opened(self.folder, self.program) if both else None
+        opened: dict[str, Ring] = {}
+        party.load_weights(shares, stored, opened.__setitem__)
+        with self._lock:
+            if stored is None:
+                store_opened(self.folder, opened)
+            self._first = self._first or party
+
+
+# -- one session ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Session:
+    """A client's session at one party: its inferences, one after the other."""
+
+    service: PartyService
+    client: LinkChannel
+    peer: LinkChannel
+    dealer: LinkChannel
+    deployment: _Deployment
+    party: Party
+    stock: dict[int, Prepared] = field(default_factory=dict)
+    sure: set[int] = field(default_factory=set)  # blocks of this inference that are marked
+
+    def serve(self, setup_bytes: int) -> None:
+        """Do what the client says until it says stop."""
+        self.party.attach(self.peer, self.client, self._mark)
+        self.client.send_json(
+            {
+                "ready": True,
+                "deployment": self.deployment.name,
+                "setup_bytes": setup_bytes,
+                "kernels": self.deployment.kernels.name,
+            }
+        )
+        while self._asked():
+            self._inference()
+        if self.party.index == 0:
+            self.dealer.send(REQUEST.pack(STOP))
+
+    def _asked(self) -> bool:
+        self.client.wait_at_most(self.service.settings.idle)
+        command = self.client.receive_json().get("command")
+        self.client.wait_at_most(self.deployment.limit_s)
+        if command not in ("infer", "stop"):
+            raise ProtocolError("the client asked for something that a session does not do")
+        return bool(command == "infer")
+
+    def _inference(self) -> None:
+        program = self.deployment.program
+        routed = sorted(
+            (k for k, s in enumerate(program.segments) if s.route is not None),
+            key=lambda k: program.segments[k].route or 0,
+        )
+        self.sure.clear()
+        size, shared = self._block(0)
+        sizes = [[0, size]]
+        for segment in routed:
+            if segment not in self.stock:
+                size, self.stock[segment] = self._block(segment)
+                sizes.append([segment, size])
+        branches = [self.stock[k] for k in routed]
+        self._agree([shared, *branches])
+        self._mark(shared.block)
+        self.client.send_json({"offline": sizes, "block": shared.block})
+        self.party.send_input_masks(shared)
+        run = self.party.infer(shared, branches)
+        if run.route is not None:
+            del self.stock[routed[run.route]]
+        self.client.send_json(_report(run))
+        self.service.count(
+            inferences=1,
+            blocks=len(sizes),
+            online_bytes=run.counters.bytes,
+            material_bytes=sum(size for _, size in sizes),
+        )
+
+    def _block(self, segment: int) -> tuple[int, Prepared]:
+        """Get a block from the dealer and prepare it; return the bytes it took."""
+        if self.party.index == 0:
+            self.dealer.send(REQUEST.pack(segment))
+        block, dealt = BLOCK.unpack(self.dealer.receive(BLOCK.size))
+        if dealt != segment:
+            raise ProtocolError(f"the dealer sent material for segment {dealt}, not {segment}")
+        if block in self.deployment.journal:
+            raise ProtocolError(f"the dealer sent block {block}, which is used already")
+        size = material_bytes(self.deployment.program, segment)[self.party.index]
+        material = self.dealer.receive(size)
+        return size, self.party.prepare(block, segment, material)
+
+    def _agree(self, blocks: list[Prepared]) -> None:
+        """Compare the numbers of the blocks with the peer's."""
+        mine = {"blocks": [[b.block, b.segment] for b in blocks]}
+        self.peer.send_json(mine)
+        if self.peer.receive_json() != mine:
+            raise ProtocolError(f"{NAMES[self.service.peer_role]} has other blocks from the dealer")
+
+    def _mark(self, block: int) -> None:
+        """Write down that a block is used, before anything that depends on it is sent."""
+        if block not in self.sure:
+            self.deployment.journal.mark(block)
+            self.sure.add(block)
+
+
+STOP = 0xFFFFFFFF
+
+
+def _report(run: Inference) -> dict[str, Any]:
+    return {
+        "route": run.route,
+        "rounds": run.counters.rounds,
+        "online": [[segment, index, n] for (segment, index), n in run.counters.online.items()],
+    }
