@@ -81,7 +81,7 @@ class PartyService(Service):
         self._activate(visit, deployment, program)
         with self._loading:
             for name in set(self._loaded) - set(self.store.deployed().values()):
-                del self._loaded[name]  # sessions that still run keep theirs
+                del self._loaded[name]
 
     def _deployment(self, digest: str) -> _Deployment:
         """Return what is loaded of a program's deployment. Raises ProtocolError without one."""
@@ -110,11 +110,11 @@ class PartyService(Service):
             with contextlib.ExitStack() as links:
                 others: list[LinkChannel] = []
                 try:
-                    peer = links.enter_context(self._peer(session, deployment))
+                    peer, both = links.enter_context(self._peer(session, deployment))
                     others.append(peer)
                     dealer = links.enter_context(self._dealer(session, deployment))
                     others.append(dealer)
-                    with deployment.party(peer, visit.channel, dealer) as (party, opened):
+                    with deployment.party(peer, visit.channel, dealer, both) as (party, opened):
                         run = _Session(self, visit.channel, peer, dealer, deployment, party)
                         run.serve(setup_bytes=opened)
                 except Exception as error:
@@ -137,13 +137,18 @@ class PartyService(Service):
             yield channel
 
     @contextlib.contextmanager
-    def _peer(self, session: str, deployment: _Deployment) -> Iterator[LinkChannel]:
-        """Give the link to the other party for a session: party 1 connects, party 0 waits."""
+    def _peer(self, session: str, deployment: _Deployment) -> Iterator[tuple[LinkChannel, bool]]:
+        """Give the link to the other party for a session: party 1 connects, party 0 waits.
+
+        Also whether both have opened the weights. Raises ProtocolError if they have different
+        deployments.
+        """
+        mine = {"deployment": deployment.name, "opened": deployment.is_opened()}
         if self.index == 1:
-            channel, _ = self._links.dial("party0", "peer", session=session)
+            channel, theirs = self._links.dial("party0", "peer", session=session, **mine)
             with self._holding(channel):
                 channel.wait_at_most(deployment.limit_s)
-                yield channel
+                yield channel, mine["opened"] is theirs.get("opened") is True
             return
         end = time.monotonic() + self.settings.timeout
         with self._met:
@@ -156,9 +161,13 @@ class PartyService(Service):
                 self._met.wait(min(left, 0.2))
             visit, done = self._peers.pop(session)
         try:
-            visit.channel.send_json({"welcome": True})
+            if visit.fields.get("deployment") != deployment.name:
+                different = "the parties have different deployments of this program"
+                visit.channel.fail(f"{different}; deploy it again")
+                raise ProtocolError(f"{different}; deploy it again")
+            visit.channel.send_json(mine)
             visit.channel.wait_at_most(deployment.limit_s)
-            yield visit.channel
+            yield visit.channel, mine["opened"] is visit.fields.get("opened") is True
         finally:
             done.set()
 
@@ -176,10 +185,6 @@ class PartyService(Service):
             if self._peers.pop(session, None) is not None:
                 raise ProtocolError("the client did not come to party 0 for this session")
         done.wait()
-
-    def _release(self) -> None:
-        for deployment in self._loaded.values():
-            deployment.journal.close()
 
 
 def receive_shares(program: Program, channel: LinkChannel, kernels: Kernels) -> dict[str, Ring]:
@@ -213,23 +218,14 @@ class _Deployment:
 
     @contextlib.contextmanager
     def party(
-        self, peer: LinkChannel, client: LinkChannel, dealer: LinkChannel
+        self, peer: LinkChannel, client: LinkChannel, dealer: LinkChannel, both: bool
     ) -> Iterator[tuple[Party, int]]:
         """Give a party object with weights, and the bytes that opening them took just now.
 
-        The deployment is compared with the peer's first. The object is kept for the next session if
+        They are opened unless `both` parties have that. The object is kept for the next session if
         this one ends well.
         """
-        opened = self._first is not None or stored_opened(self.folder, self.program) is not None
-        mine = {"deployment": self.name, "opened": opened}
-        peer.send_json(mine)
-        theirs = peer.receive_json()
-        if theirs.get("deployment") != self.name:
-            raise ProtocolError(
-                "party 0 and party 1 have different deployments of this program; deploy it again"
-            )
         source = self._source(bytes(dealer.receive(SEED_BYTES)))
-        both = opened and theirs.get("opened") is True
         party = self._idle_one() if both else None
         if party is None:
             party = Party(self.program, self.index, self.kernels, source, peer, client)
@@ -239,6 +235,10 @@ class _Deployment:
             yield party, 0
         with self._lock:
             self._idle.append(party)
+
+    def is_opened(self) -> bool:
+        """Whether this party has the opened weights."""
+        return self._first is not None or stored_opened(self.folder, self.program) is not None
 
     def _source(self, seed: bytes) -> Seeded:
         """Return the randomness of a seed. Raises ProtocolError if it is not the deployment's."""

@@ -107,14 +107,10 @@ class Service:
             for channel in left:
                 channel.interrupt()
         self._join(time.monotonic() + 10)
-        self._release()
         if self._health is not None:
             self._health.close()
         self.store.close()
         self.log.info("stopped")
-
-    def _release(self) -> None:
-        """Give back what else the role holds."""
 
     def _join(self, end: float) -> None:
         while (left := end - time.monotonic()) > 0:

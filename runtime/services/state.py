@@ -32,7 +32,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -115,26 +115,31 @@ class Journal:
         self._file, self._lock = file, threading.Lock()
         self._ranges = _merged(_read_ranges(file))
         write_durably(file, b"".join(_entry(*r) for r in self._ranges))
-        self._stream: BinaryIO = open(file, "ab", buffering=0)  # noqa: SIM115
 
     def mark(self, block: int) -> None:
-        """Write down that a block is used. Raises ProtocolError if it was before."""
+        """Write down that a block is used.
+
+        Raises ProtocolError if it was before, or if the deployment was replaced meanwhile.
+        """
         if not 0 <= block < SETUP_BLOCK:
             raise ProtocolError(f"there is no block {block}")
         with self._lock:
             if any(first <= block <= last for first, last in self._ranges):
                 raise ProtocolError(f"block {block} is used already")
             self._ranges = _merged([*self._ranges, (block, block)])
-            self._stream.write(_entry(block, block))
-            os.fsync(self._stream.fileno())
+            try:
+                descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND)
+            except FileNotFoundError:
+                raise ProtocolError(
+                    "the program was deployed again; open another session"
+                ) from None
+            with os.fdopen(descriptor, "wb", buffering=0) as stream:
+                stream.write(_entry(block, block))
+                os.fsync(descriptor)
 
     def __contains__(self, block: int) -> bool:
         with self._lock:
             return any(first <= block <= last for first, last in self._ranges)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
 
 
 def _entry(first: int, last: int) -> bytes:
