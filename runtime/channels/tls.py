@@ -116,7 +116,7 @@ def _record(buffers: list[memoryview]) -> bytes | memoryview:
 def _reason(error: ssl.SSLError) -> str:
     """Return what OpenSSL says, in words."""
     message: Any = getattr(error, "verify_message", "") or error.reason or str(error)
-    return str(message).lower().replace("_", " ")
+    return str(message).lower().replace("_", " ").replace("sslv3 alert", "the other side says")
 
 
 # -- certificates ---------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from srcompile.runtime.shares import read_shares, write_shares
 _ID = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RANGE = struct.Struct(">QQI")  # first, last, CRC-32 of the two
+_CHECK = 4  # bytes of the checksum, at the end
 _RESERVED = 64  # block numbers that a dealer takes at once; a crash wastes the rest
 
 
@@ -160,12 +161,15 @@ def _read_ranges(file: Path) -> list[tuple[int, int]]:
         for k, (first, last, check) in enumerate(entries)
         if zlib.crc32(struct.pack(">QQ", first, last)) != check or last < first
     ]
-    if damaged and damaged != [len(entries) - 1]:
+    if entries and not any(content[whole - _CHECK : whole]):
+        damaged = damaged[:-1]  # the last write was cut off: its end is not on the disk
+        del entries[-1]
+    if damaged:
         raise ConfigError(
             f"{file} is damaged: it no longer says which blocks were used; "
             "deploy the program again, which takes fresh randomness"
         )
-    return [(first, last) for k, (first, last, _) in enumerate(entries) if k not in damaged]
+    return [(first, last) for first, last, _ in entries]
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
