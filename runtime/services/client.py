@@ -38,6 +38,7 @@ class Client:
     """
 
     def __init__(self, program: Program, settings: Settings) -> None:
+        _check_target(program)
         self.program, self.settings = program, settings
         self.kernels = load_kernels(settings.kernels or None)
         self.session = ""
@@ -161,6 +162,11 @@ def _result(
     )
 
 
+def _check_target(program: Program) -> None:
+    if program.target != "2pc":
+        raise ProgramError("the program is compiled for the target plain: it has no parties")
+
+
 # -- the model owner ------------------------------------------------------------------------------
 
 
@@ -171,8 +177,7 @@ def deploy(program: Program, settings: Settings, shares: Shares | None = None) -
     without weights. It replaces an earlier deployment of the program only after all three have
     stored it. Raises ProtocolError, naming who and what, if one of them does not.
     """
-    if program.target != "2pc":
-        raise ProgramError("the program is compiled for the target plain: it has no parties")
+    _check_target(program)
     shares = shares or share_weights(program)
     checked = [check_shares(program, part) for part in shares]
     kernels, links, deployment = (
