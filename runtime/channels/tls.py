@@ -12,6 +12,7 @@ import contextlib
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.roles import NAMES, role_of_uri
 
 HANDSHAKE_S = 10.0
+KEY_BYTES = 1 << 38
+"""What one key may protect: with AES-GCM 2^24.5 full records, and this is 2^24."""
 _RECORD = 1 << 14
 _BURST = 16  # records in a row before the other direction has its turn
 
@@ -44,6 +47,19 @@ class TlsChannel(LinkChannel):
         with contextlib.suppress(OSError, ValueError):
             self._tls.unwrap()
         super().close()
+
+    def _move(
+        self,
+        unsent: list[memoryview],
+        unread: list[memoryview],
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        if max(self.traffic.sent, self.traffic.received) > KEY_BYTES:
+            raise ProtocolError(
+                f"the link to {self.peer} has carried as much as one TLS key may protect; "
+                "open another session"
+            )
+        super()._move(unsent, unread, check)
 
     def _wait(self, to_read: bool, to_write: bool) -> tuple[bool, bool]:
         if to_read and self._tls.pending():

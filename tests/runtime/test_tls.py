@@ -20,7 +20,7 @@ from cryptography import x509
 from srcompile.runtime import certificates as module
 from srcompile.runtime.certificates import make_certificates, renew_certificates
 from srcompile.runtime.channels.link import EndedError, LinkChannel
-from srcompile.runtime.channels.tls import TlsChannel, contexts, secured
+from srcompile.runtime.channels.tls import KEY_BYTES, TlsChannel, contexts, secured
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.roles import ROLES
 from srcompile.runtime.services.links import MAY, Links, Visit
@@ -190,6 +190,19 @@ def test_tls_is_1_3_with_aes_gcm_and_the_bytes_on_the_wire_tell_nothing() -> Non
     # then it is longer, and the mark is not in it
     assert len(raw) > len(text)
     assert text[:16] not in raw
+    for channel in channels:
+        channel.close()
+
+
+def test_a_link_ends_before_its_key_has_protected_too_much() -> None:
+    channels = tls_pair()
+    channels[0].send(b"a")
+    channels[0].traffic.sent = KEY_BYTES + 1
+    with pytest.raises(ProtocolError, match="as much as one TLS key may protect; open another"):
+        channels[0].send(b"b")
+    channels[1].traffic.received = KEY_BYTES + 1
+    with pytest.raises(ProtocolError, match="as much as one TLS key may protect; open another"):
+        channels[1].receive(1)
     for channel in channels:
         channel.close()
 
