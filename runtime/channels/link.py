@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from srcompile.runtime.channels.tcp import HEADER, TcpChannel, _behind
 from srcompile.runtime.errors import ProtocolError
@@ -33,6 +33,13 @@ class LinkChannel(TcpChannel):
     def __init__(self, connection: socket.socket, peer: str, timeout_s: float) -> None:
         super().__init__(connection, peer, timeout_s)
         self._torn = False  # part of a message is out, so that no other can follow
+
+    def receive_json(self) -> dict[str, Any]:
+        """Return the next control message. Raises ProtocolError if it is none."""
+        try:
+            return super().receive_json()
+        except RecursionError:
+            raise ProtocolError(f"{self.peer} sent something that is no control message") from None
 
     def wait_at_most(self, timeout_s: float) -> None:
         """Take a silence of this length for the peer's end."""

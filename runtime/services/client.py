@@ -61,8 +61,7 @@ class Client:
                 channel.wait_at_most(limit)
                 self._channels.append(channel)
             ready = [channel.receive_json() for channel in self._channels]
-            sizes = [int(r.get("setup_bytes", 0)) for r in ready]
-            self.setup_bytes = (sizes[0], sizes[1])
+            self.setup_bytes = (_size(ready[0]), _size(ready[1]))
             self.setup_s = time.perf_counter() - began
         return self
 
@@ -160,6 +159,13 @@ def _result(
         offline_s,
         (counted[0], counted[1]),
     )
+
+
+def _size(ready: Mapping[str, Any]) -> int:
+    size = ready.get("setup_bytes")
+    if not isinstance(size, int):
+        raise ProtocolError("a party's report is not what it should be")
+    return size
 
 
 def _check_target(program: Program) -> None:

@@ -93,7 +93,7 @@ class Service:
 
     def stop(self) -> None:
         """Take no more visits, wait for running sessions up to the setting `drain`, and end."""
-        if self._ended.is_set():
+        if self._ended.is_set() or self._acceptor.ident is None:
             return
         self._ended.set()
         self._acceptor.join()

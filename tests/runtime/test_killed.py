@@ -20,10 +20,10 @@ from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.roles import LISTENING
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.settings import Settings
-from srcompile.runtime.services.state import _read_limit, _read_ranges
+from srcompile.runtime.services.state import _read_limit, _read_ranges, stored_opened
 from tests.support.services import POOL, PROGRAM, Processes, settings_in
 
-KILLS = 12
+KILLS = 8
 
 
 @dataclass
@@ -119,6 +119,37 @@ def test_no_block_is_used_twice_whenever_a_process_is_killed(tmp_path: Path) -> 
         assert max(marked.values()) == 1
         assert {block for p, block in seen.offered if p == party} <= set(marked)
         assert max(marked) < _read_limit(dealt)
+
+
+def test_weights_are_opened_under_one_mask_whenever_a_party_is_killed(tmp_path: Path) -> None:
+    seed = secrets.randbits(32)
+    print(f"random.Random({seed})")
+    rng = random.Random(seed)
+    settings = settings_in(tmp_path, timeout=5.0)
+    with Processes(tmp_path, settings) as processes:
+        for _ in range(4):
+            # given a fresh deployment, one of whose parties is killed around its first session
+            deploy(PROGRAM, settings)
+            victim = rng.choice(["party0", "party1"])
+            killing = threading.Timer(rng.uniform(0.0, 0.06), processes.kill, (victim,))
+            killing.start()
+            with contextlib.suppress(ProtocolError), Client(PROGRAM, settings):
+                pass
+            killing.join()
+            processes.start(victim)
+            # then the next session works, and both parties have opened the same
+            with Client(PROGRAM, settings) as session:
+                want = evaluate(POOL.module, POOL.samples[0], registry())[0]["y"]
+                got = session.infer(POOL.samples[0]).outputs["y"]
+                np.testing.assert_allclose(got, want, atol=0.01)
+            opened = [
+                stored_opened(folder, PROGRAM)
+                for folder in sorted(settings.state.glob("party?/deployments/*"))
+            ]
+            assert len(opened) == 2
+            for name in PROGRAM.opened_weights():
+                first, second = (found[name] for found in opened if found is not None)
+                np.testing.assert_array_equal(first, second)
 
 
 def test_the_dealer_forgets_no_number_whenever_it_is_killed(tmp_path: Path) -> None:

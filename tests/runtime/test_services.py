@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import srcompile
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
+from srcompile.runtime import certificates as certificates_module
+from srcompile.runtime.certificates import make_certificates, renew_certificates
 from srcompile.runtime.client import share_weights
 from srcompile.runtime.errors import ConfigError, InputError, ProtocolError
 from srcompile.runtime.program import loads
 from srcompile.runtime.roles import LISTENING
+from srcompile.runtime.services import doctor
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
@@ -315,6 +321,32 @@ def test_doctor_says_what_is_wrong_and_what_would_do(tmp_path: Path) -> None:
     (finding,) = [f for f in examine("client", empty) if not f.good]
     assert "there is no file" in finding.found
     assert "srrun certs init" in finding.advice
+
+
+def test_doctor_looks_at_dates_versions_and_clocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_certificates(tmp_path, {}, days=20)
+    found = doctor._dates(tmp_path / "party0.pem")
+    assert (found.good, found.advice) == (True, "renew it soon: `srrun certs renew`")
+    monkeypatch.setattr(certificates_module, "_EARLIER", timedelta(days=2))
+    renew_certificates(tmp_path, {}, days=-1)
+    found = doctor._dates(tmp_path / "party0.pem")
+    assert not found.good
+    assert found.found.startswith("expired on")
+    assert not doctor._dates(tmp_path / "none.pem").good
+    monkeypatch.setattr(certificates_module, "_EARLIER", -timedelta(days=1))
+    renew_certificates(tmp_path, {})
+    assert doctor._dates(tmp_path / "party0.pem").advice == "set the clock"
+    # and at what a peer says of itself
+    now = time.time()
+    said = {"version": srcompile.__version__, "time": now + 5}
+    assert all(f.good for f in doctor._state_of("party 0", said, now, 0.1))
+    said = {"version": "0.0.1", "time": now + 500}
+    version, clock = doctor._state_of("party 0", said, now, 0.1)
+    assert not version.good
+    assert not clock.good
+    assert version.advice == f"install version {srcompile.__version__} everywhere"
 
 
 def test_health_and_metrics_count_what_was_done(tmp_path: Path) -> None:

@@ -172,6 +172,15 @@ def test_a_reason_is_found_behind_messages_that_nobody_read(
     assert said == "the client ended the session: a reason"
 
 
+@pytest.mark.parametrize("text", [b"[]", b"{", b"\xff", b"[" * 100_000])
+def test_what_is_no_control_message_is_an_error(
+    pair: tuple[LinkChannel, LinkChannel], text: bytes
+) -> None:
+    pair[0].send(text)
+    with pytest.raises(ProtocolError, match="the client sent something that is no control message"):
+        pair[1].receive_json()
+
+
 def test_an_interrupted_link_ends_at_once(pair: tuple[LinkChannel, LinkChannel]) -> None:
     waiting = threading.Timer(0.1, pair[0].interrupt)
     waiting.start()
