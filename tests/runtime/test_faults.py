@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from srcompile.ops.interpreter import evaluate
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.dealer import DealerService
+from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.party import PartyService
 from srcompile.runtime.services.settings import Endpoint, Settings
 from tests.support.proxy import FAULTS, Proxy, after
@@ -58,10 +60,11 @@ class Proxied:
                 changed: dict[str, Any] = {link.listener: place}
                 own[link.dialler] = replace(own.get(link.dialler, settings), **changed)
         self.client = own["client"]
+        quiet = [Log(role, stream=io.StringIO()) for role in ("dealer", "party0", "party1")]
         self.roles = (
-            DealerService(settings),
-            PartyService(0, settings),
-            PartyService(1, own["party1"]),
+            DealerService(settings, quiet[0]),
+            PartyService(0, settings, quiet[1]),
+            PartyService(1, own["party1"], quiet[2]),
         )
 
     def running(self) -> list[int]:
