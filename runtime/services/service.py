@@ -31,6 +31,7 @@ from srcompile.runtime.services.state import Store, checked_digest, checked_id
 
 _VISITS = 64  # visits at once, beside the sessions
 _POLL_S = 0.2
+_ENDING_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Service:
         self._links = Links(role, settings)
         self._handlers: Mapping[str, Callable[[Visit], None]] = {"status": self._status}
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # a session has ended
         self._ended = threading.Event()  # no new visits
         self._open: set[LinkChannel] = set()
         self._running: set[str] = set()
@@ -198,11 +200,15 @@ class Service:
 
     @contextlib.contextmanager
     def _session(self, session: str) -> Iterator[None]:
-        """Count a session as running. Raises ProtocolError if there are too many, or this one."""
-        with self._lock:
+        """Count a session as running. Raises ProtocolError if there are too many, or this one.
+
+        One that is about to end is waited for a little.
+        """
+        with self._changed:
             if session in self._running:
                 raise ProtocolError("this session is running already")
-            if len(self._running) >= self.settings.sessions:
+            limit = self.settings.sessions
+            if not self._changed.wait_for(lambda: len(self._running) < limit, _ENDING_S):
                 raise ProtocolError(
                     f"{NAMES[self.role]} runs {len(self._running)} sessions, which is all that the "
                     "setting 'sessions' allows; try again later"
@@ -215,8 +221,9 @@ class Service:
             self.count(failed_sessions=1)
             raise
         finally:
-            with self._lock:
+            with self._changed:
                 self._running.discard(session)
+                self._changed.notify()
 
     # -- status
 

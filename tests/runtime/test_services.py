@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from srcompile.runtime.services import doctor
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
+from srcompile.runtime.services.links import MAY, Links
 from srcompile.runtime.services.party import PartyService
 from tests.support.builds import BUILDS, compiled
 from tests.support.services import (
@@ -124,6 +126,38 @@ def test_more_sessions_than_allowed_are_refused_and_the_others_go_on(tmp_path: P
         with pytest.raises(ProtocolError, match="runs 1 sessions, which is all that the setting"):
             client(settings).__enter__()
         check_inference(first, 1)
+
+
+def test_one_session_after_the_other_is_never_one_too_many(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, sessions=1)
+    with running(settings):
+        for _ in range(12):
+            with client(settings) as session:
+                check_inference(session, 0)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "session": {"session": "../../etc", "digest": "0" * 64, "deployment": "0" * 32},
+    "digest": {"session": "0" * 32, "digest": "..", "deployment": "0" * 32},
+    "deployment": {"session": "0" * 32, "digest": "0" * 64, "deployment": ["x"]},
+    "size": {"deployment": "0" * 32, "digest": "0" * 64, "size": 1 << 60, "session": None},
+    "negative": {"deployment": "0" * 32, "digest": "0" * 64, "size": -1, "session": 7},
+    "nothing": {},
+    "types": {"session": {}, "digest": 1.5, "deployment": None, "size": "1"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_a_visitor_says_is_checked(cluster: Running, wrong: str) -> None:
+    for (who, whom), purposes in MAY.items():
+        for purpose in purposes:
+            if purpose == "status" or (purpose == "peer" and wrong != "types"):
+                continue  # a session that nobody else comes for is waited for
+            with pytest.raises(ProtocolError, match="ended the session"):
+                Links(who, cluster.settings).dial(whom, purpose, **WRONG[wrong])
+    assert "has a problem" not in cluster.log()
+    with client(cluster.settings) as session:
+        check_inference(session, 0)
 
 
 def test_an_input_that_does_not_fit_leaves_the_session_open(cluster: Running) -> None:
