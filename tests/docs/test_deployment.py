@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from dataclasses import fields
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from srcompile.cli.run import main as srrun
 from srcompile.cli.services import COMMANDS
 from srcompile.runtime.services.health import METRICS
 from srcompile.runtime.services.links import MAY
 from srcompile.runtime.services.settings import Settings, read_settings
-from tests.docs.documents import ROOT
+from tests.docs.documents import ROOT, keys
 from tests.support.proxy import FAULTS
 
 GUIDE = ROOT / "docs" / "deployment.md"
@@ -102,6 +104,14 @@ def test_every_command_and_option_is_documented(name: str, command: click.Comman
         if isinstance(parameter, click.Option) and parameter.opts[0] not in known:
             assert f"`{parameter.opts[0]}" in text or f" {parameter.opts[0]} " in text
     assert name.split()[1] in srrun.commands
+
+
+def test_keys_of_the_doctor(tmp_path: Path) -> None:
+    command = ["doctor", "--role", "client", "--insecure", "--json", "--state", str(tmp_path)]
+    data = json.loads(CliRunner().invoke(srrun, command).stdout)
+    found = {"role", *(f"findings[].{key}" for finding in data["findings"] for key in finding)}
+    assert set(data) == {"role", "findings"}
+    assert found == keys(ROOT / "docs" / "json.md", "doctor")
 
 
 @pytest.mark.parametrize("file", sorted(FILES.glob("*.service")), ids=lambda p: p.name)
