@@ -21,11 +21,13 @@ from srcompile.runtime.cluster import ClusterResult
 from srcompile.runtime.errors import ProgramError, ProtocolError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, dumps
+from srcompile.runtime.progress import PHASES, Progress, Watch
 from srcompile.runtime.roles import PARTIES
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Links
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import new_id
+from srcompile.runtime.usage import peak_memory
 
 REASON_S = 3.0
 
@@ -33,14 +35,16 @@ REASON_S = 3.0
 class Client:
     """A session with both parties, for inferences one after the other. Use it as context manager.
 
+    `watch` is told how far offline and online phases are.
     Raises ProtocolError, saying who ended the session and why, if it cannot go on; it is closed
     then, and a new one may be tried.
     """
 
-    def __init__(self, program: Program, settings: Settings) -> None:
+    def __init__(self, program: Program, settings: Settings, watch: Watch | None = None) -> None:
         _check_target(program)
         self.program, self.settings = program, settings
         self.kernels = load_kernels(settings.kernels or None)
+        self._watch: Watch = watch or (lambda progress: None)
         self.session = ""
         self.setup_bytes = (0, 0)
         self.setup_s = 0.0
@@ -87,17 +91,30 @@ class Client:
         began = time.perf_counter()
         for channel in self._channels:
             channel.send_json({"command": "infer"})
-        offers = [channel.receive_json() for channel in self._channels]
-        self._begun(offers)
+        self._begun([self._answer(channel) for channel in self._channels])
         ready = time.perf_counter()
         send_inputs(self.program, inputs, self._channels, self.kernels)
+        reports = [self._answer(channel) for channel in self._channels]
         outputs = receive_outputs(self.program, self._channels, self.kernels)
         done = time.perf_counter()
-        reports = [channel.receive_json() for channel in self._channels]
         try:
-            return _result(outputs, offers, reports, done - ready, ready - began)
+            return _result(outputs, reports, done - ready, ready - began)
         except (KeyError, TypeError, ValueError):
             raise ProtocolError("a party's report is not what it should be") from None
+
+    def _answer(self, channel: LinkChannel) -> dict[str, Any]:
+        """Return the next control message that is not about progress."""
+        while True:
+            fields = channel.receive_json()
+            if "progress" not in fields:
+                return fields
+            try:
+                phase, done, total = fields["progress"]
+                progress = Progress(str(phase), int(done), int(total))
+            except (TypeError, ValueError):
+                raise ProtocolError("a party's report is not what it should be") from None
+            if progress.phase in PHASES:
+                self._watch(progress)
 
     def _begun(self, offers: Sequence[Mapping[str, Any]]) -> None:
         """Check that both parties use the same block."""
@@ -141,14 +158,13 @@ class Client:
 
 def _result(
     outputs: dict[str, Array],
-    offers: Sequence[Mapping[str, Any]],
     reports: Sequence[Mapping[str, Any]],
     online_s: float,
     offline_s: float,
 ) -> ClusterResult:
-    offline = [sum(int(size) for _, size in offer["offline"]) for offer in offers]
+    offline = [sum(int(size) for _, size in report["offline"]) for report in reports]
     counted = [{(int(s), int(i)): int(n) for s, i, n in r["online"]} for r in reports]
-    route = reports[0]["route"]
+    route, dealer = reports[0]["route"], reports[0]["dealer"]
     return ClusterResult(
         outputs,
         None if route is None else int(route),
@@ -158,6 +174,13 @@ def _result(
         (offline[0], offline[1]),
         offline_s,
         (counted[0], counted[1]),
+        float(dealer["seconds"]),
+        {
+            "dealer": int(dealer["memory"]),
+            "party0": int(reports[0]["memory"]),
+            "party1": int(reports[1]["memory"]),
+            "client": peak_memory(),
+        },
     )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.dealer import Dealer, Material
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.node import BLOCK, DEALT, REQUEST, STOP
 from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.roles import PARTIES
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Visit
 from srcompile.runtime.services.log import Log
-from srcompile.runtime.services.party import BLOCK, REQUEST, STOP
 from srcompile.runtime.services.service import Service
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import (
@@ -25,6 +27,7 @@ from srcompile.runtime.services.state import (
     store_seeds,
     stored_seeds,
 )
+from srcompile.runtime.usage import peak_memory
 
 
 class DealerService(Service):
@@ -111,19 +114,33 @@ class DealerService(Service):
         for channel, seed in zip(channels, deployment.seeds, strict=True):
             channel.send_json({"welcome": True})
             channel.send(seed)
-        while True:
-            channels[0].wait_at_most(self.settings.idle + deployment.limit_s)
-            (segment,) = REQUEST.unpack(channels[0].receive(REQUEST.size))
-            if segment == STOP:
-                return
-            if segment >= deployment.segments:
-                raise ProtocolError(f"party 0 asked for segment {segment}, which does not exist")
-            block = deployment.deal(segment)
-            for channel, material in zip(channels, block.to_party, strict=True):
-                channel.wait_at_most(deployment.limit_s)
-                channel.send(BLOCK.pack(block.block, segment))
-                channel.send(material)
-            self.count(blocks=1, material_bytes=sum(map(len, block.to_party)))
+        with deployment.dealer() as dealer:
+            while True:
+                channels[0].wait_at_most(self.settings.idle + deployment.limit_s)
+                (segment,) = REQUEST.unpack(channels[0].receive(REQUEST.size))
+                if segment == STOP:
+                    return
+                if segment >= deployment.segments:
+                    raise ProtocolError(f"party 0 asked for segment {segment}, there is none")
+                for channel in channels:
+                    channel.wait_at_most(deployment.limit_s)
+                self._send(dealer.deal(segment, deployment.numbers.take()), channels)
+
+    def _send(self, material: Material, channels: tuple[LinkChannel, LinkChannel]) -> None:
+        """Send each message of a block as soon as it is made."""
+        for channel in channels:
+            channel.send(BLOCK.pack(material.block, material.segment))
+        sent, took, start = 0, 0.0, time.perf_counter()
+        for messages in material.messages:
+            took += time.perf_counter() - start
+            for channel, message in zip(channels, messages, strict=True):
+                if message.size:
+                    channel.send(message.data)
+                    sent += message.size
+            start = time.perf_counter()
+        took += time.perf_counter() - start
+        channels[0].send(DEALT.pack(took, peak_memory()))
+        self.count(blocks=1, material_bytes=sent)
 
 
 class _Deployment:
@@ -134,11 +151,21 @@ class _Deployment:
         self.seeds = stored_seeds(folder)
         self.segments = len(program.segments)
         self.limit_s = silence_limit(program, timeout_s)
-        self._numbers = Numbers(folder / "numbers")
-        sources = (Seeded(self.seeds[0], kernels), Seeded(self.seeds[1], kernels))
-        self._dealer, self._lock = Dealer(program, kernels, sources), threading.Lock()
+        self.numbers = Numbers(folder / "numbers")
+        self._program, self._kernels, self._lock = program, kernels, threading.Lock()
+        self._sources = (Seeded(self.seeds[0], kernels), Seeded(self.seeds[1], kernels))
+        self._first: Dealer | None = None  # holds the masks of weights that all others use
+        self._idle: list[Dealer] = []
 
-    def deal(self, segment: int) -> Material:
-        """Make a block under a number that was never used."""
+    @contextlib.contextmanager
+    def dealer(self) -> Iterator[Dealer]:
+        """Give a dealer object that no other session uses."""
         with self._lock:
-            return self._dealer.deal(segment, self._numbers.take())
+            found = self._idle.pop() if self._idle else None
+        if found is None:
+            found = Dealer(self._program, self._kernels, self._sources, self._first)
+        with self._lock:
+            self._first = self._first or found
+        yield found
+        with self._lock:
+            self._idle.append(found)

@@ -13,21 +13,30 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import struct
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
-from srcompile.runtime.material import material_bytes
-from srcompile.runtime.party import Inference, Party, Prepared
+from srcompile.runtime.material import material_bytes, rounds_of
+from srcompile.runtime.node import (
+    BLOCK,
+    DEALT,
+    REQUEST,
+    STOP,
+    Offline,
+    inference_report,
+)
+from srcompile.runtime.party import Party, Prepared
 from srcompile.runtime.program import Program
+from srcompile.runtime.progress import Progress, Ticker
 from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.ring import Ring
 from srcompile.runtime.roles import NAMES, PARTIES
@@ -42,14 +51,16 @@ from srcompile.runtime.services.state import (
     checked_digest,
     checked_id,
     claim_setup,
+    new_id,
     store_opened,
     store_weights,
     stored_opened,
     stored_weights,
 )
+from srcompile.runtime.spool import Spool
+from srcompile.runtime.stock import Stock
+from srcompile.runtime.usage import peak_memory
 
-BLOCK = struct.Struct(">QI")
-REQUEST = struct.Struct(">I")
 SEED_BYTES = 16
 
 
@@ -94,7 +105,7 @@ class PartyService(Service):
         with self._loading:
             if name not in self._loaded:
                 self._loaded[name] = _Deployment(
-                    name, self.store, self.index, self.kernels, self.settings.timeout
+                    name, self.store, self.index, self.kernels, self.settings
                 )
             return self._loaded[name]
 
@@ -200,21 +211,35 @@ def receive_shares(program: Program, channel: LinkChannel, kernels: Kernels) -> 
 # -- what sessions share --------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A party object that no session uses, and the folder of what it puts on disk."""
+
+    party: Party
+    spool: Path
+
+
 class _Deployment:
     """A deployed program in memory: its weights once, and a party object for each session."""
 
     def __init__(
-        self, name: str, store: Store, index: int, kernels: Kernels, timeout_s: float
+        self, name: str, store: Store, index: int, kernels: Kernels, settings: Settings
     ) -> None:
         self.name, self.index, self.kernels = name, index, kernels
         self.folder = store.path(name)
         self.program = store.program(name)
         self.digest = self.program.digest()
-        self.limit_s = silence_limit(self.program, timeout_s)
+        self.limit_s = silence_limit(self.program, settings.timeout)
+        self.rounds = rounds_of(self.program)
+        self.routed = sorted(
+            (k for k, s in enumerate(self.program.segments) if s.route is not None),
+            key=lambda k: self.program.segments[k].route or 0,
+        )
+        self._memory, self._spools = settings.memory << 20, store.spools
         self.journal = Journal(self.folder / "used")
         self._lock = threading.Lock()
         self._first: Party | None = None  # holds the weights that all others use
-        self._idle: list[Party] = []
+        self._idle: list[_Ready] = []
 
     @contextlib.contextmanager
     def party(
@@ -226,15 +251,22 @@ class _Deployment:
         this one ends well.
         """
         source = self._source(bytes(dealer.receive(SEED_BYTES)))
-        party = self._idle_one() if both else None
-        if party is None:
-            party = Party(self.program, self.index, self.kernels, source, peer, client)
-            self._load(party, both)
-            yield party, party.setup_bytes
-        else:
-            yield party, 0
+        with contextlib.ExitStack() as undo:
+            ready = self._idle_one() if both else None
+            if ready is None:
+                folder = self._spools / new_id()
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                stock = Stock(self._memory, Spool(folder))
+                party = Party(self.program, self.index, self.kernels, source, peer, client, stock)
+                self._load(party, both)
+                ready = _Ready(party, folder)
+                yield party, party.setup_bytes
+            else:
+                undo.callback(shutil.rmtree, ready.spool, ignore_errors=True)
+                yield ready.party, 0
+            undo.pop_all()
         with self._lock:
-            self._idle.append(party)
+            self._idle.append(ready)
 
     def is_opened(self) -> bool:
         """Whether this party has the opened weights."""
@@ -246,7 +278,7 @@ class _Deployment:
             claim_setup(self.folder, hashlib.sha256(b"srcompile seed" + seed).hexdigest())
         return Seeded(seed, self.kernels)
 
-    def _idle_one(self) -> Party | None:
+    def _idle_one(self) -> _Ready | None:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
@@ -260,7 +292,8 @@ class _Deployment:
         shares = stored_weights(self.folder, self.program, self.index)
         stored = stored_opened(self.folder, self.program) if both else None
         opened: dict[str, Ring] = {}
-        party.load_weights(shares, stored, opened.__setitem__)
+        names = self.program.weights()
+        party.load_weights((shares[n] for n in names), stored, opened.__setitem__)
         with self._lock:
             if stored is None:
                 store_opened(self.folder, opened)
@@ -283,6 +316,9 @@ class _Session:
     stock: dict[int, Prepared] = field(default_factory=dict)
     sure: set[int] = field(default_factory=set)  # blocks of this inference that are marked
 
+    def __post_init__(self) -> None:
+        self.ticker = Ticker(self._send_progress)
+
     def serve(self, setup_bytes: int) -> None:
         """Do what the client says until it says stop."""
         self.party.attach(self.peer, self.client, self._mark)
@@ -294,8 +330,12 @@ class _Session:
                 "kernels": self.deployment.kernels.name,
             }
         )
-        while self._asked():
-            self._inference()
+        try:
+            while self._asked():
+                self._inference()
+        finally:
+            for prepared in self.stock.values():
+                prepared.shelf.close()
         if self.party.index == 0:
             self.dealer.send(REQUEST.pack(STOP))
 
@@ -308,36 +348,35 @@ class _Session:
         return bool(command == "infer")
 
     def _inference(self) -> None:
-        program = self.deployment.program
-        routed = sorted(
-            (k for k, s in enumerate(program.segments) if s.route is not None),
-            key=lambda k: program.segments[k].route or 0,
-        )
-        self.sure.clear()
-        size, shared = self._block(0)
-        sizes = [[0, size]]
-        for segment in routed:
-            if segment not in self.stock:
-                size, self.stock[segment] = self._block(segment)
-                sizes.append([segment, size])
-        branches = [self.stock[k] for k in routed]
+        """Get material, agree on it, run an inference, and report.
+
+        Material for branches is there before: until the route is revealed nobody knows which runs.
+        """
+        routed = self.deployment.routed
+        wanted = [segment for segment in (*routed, 0) if segment not in self.stock]
+        offline = Offline(sum(map(self._size, wanted)))
+        for segment in wanted:
+            self.stock[segment] = self._block(segment, offline)
+        shared, branches = self.stock.pop(0), [self.stock[segment] for segment in routed]
         self._agree([shared, *branches])
+        self.sure.clear()
         self._mark(shared.block)
-        self.client.send_json({"offline": sizes, "block": shared.block})
+        self.client.send_json({"block": shared.block})
         self.party.send_input_masks(shared)
-        run = self.party.infer(shared, branches)
+        run = self.party.infer(shared, branches, self._observed)
         if run.route is not None:
             del self.stock[routed[run.route]]
-        self.client.send_json(_report(run))
+        self.client.send_json(inference_report(run) | offline.report() | {"memory": peak_memory()})
+        self.party.send_outputs(run)
         self.service.count(
             inferences=1,
-            blocks=len(sizes),
+            blocks=len(wanted),
             online_bytes=run.counters.bytes,
-            material_bytes=sum(size for _, size in sizes),
+            material_bytes=offline.bytes,
         )
 
-    def _block(self, segment: int) -> tuple[int, Prepared]:
-        """Get a block from the dealer and prepare it; return the bytes it took."""
+    def _block(self, segment: int, offline: Offline) -> Prepared:
+        """Get a block from the dealer and prepare it; count what comes."""
         if self.party.index == 0:
             self.dealer.send(REQUEST.pack(segment))
         block, dealt = BLOCK.unpack(self.dealer.receive(BLOCK.size))
@@ -345,9 +384,34 @@ class _Session:
             raise ProtocolError(f"the dealer sent material for segment {dealt}, not {segment}")
         if block in self.deployment.journal:
             raise ProtocolError(f"the dealer sent block {block}, which is used already")
-        size = material_bytes(self.deployment.program, segment)[self.party.index]
-        material = self.dealer.receive(size)
-        return size, self.party.prepare(block, segment, material)
+        before = offline.bytes
+
+        def receive(size: int) -> bytearray:
+            data = self.dealer.receive(size)
+            offline.bytes += size
+            self._tell("offline", offline.bytes, offline.total)
+            return data
+
+        prepared = self.party.prepare(block, segment, receive)
+        offline.blocks.append((segment, offline.bytes - before))
+        if self.party.index == 0:
+            seconds, offline.dealer_memory = DEALT.unpack(self.dealer.receive(DEALT.size))
+            offline.dealer_s += seconds
+        return prepared
+
+    def _size(self, segment: int) -> int:
+        return material_bytes(self.deployment.program, segment)[self.party.index]
+
+    def _observed(self, done: int) -> None:
+        self._tell("online", done, self.deployment.rounds)
+
+    def _tell(self, phase: str, done: int, total: int) -> None:
+        """Let the client know how far this is, from time to time; party 0 speaks for both."""
+        if self.party.index == 0:
+            self.ticker.tell(phase, done, total)
+
+    def _send_progress(self, progress: Progress) -> None:
+        self.client.send_json({"progress": [progress.phase, progress.done, progress.total]})
 
     def _agree(self, blocks: list[Prepared]) -> None:
         """Compare the numbers of the blocks with the peer's."""
@@ -361,14 +425,3 @@ class _Session:
         if block not in self.sure:
             self.deployment.journal.mark(block)
             self.sure.add(block)
-
-
-STOP = 0xFFFFFFFF
-
-
-def _report(run: Inference) -> dict[str, Any]:
-    return {
-        "route": run.route,
-        "rounds": run.counters.rounds,
-        "online": [[segment, index, n] for (segment, index), n in run.counters.online.items()],
-    }

@@ -151,6 +151,12 @@ class Settings:
         default=16,
         metadata=_about(_whole(1, 10000), "the most deployed programs that a role keeps"),
     )
+    memory: int = field(
+        default=256,
+        metadata=_about(
+            _whole(0, 1 << 20), "MiB of material that a session has in memory; the rest is on disk"
+        ),
+    )
     timeout: float = field(
         default=30.0,
         metadata=_about(

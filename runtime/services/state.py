@@ -6,6 +6,7 @@ block number counts within one deployment. The folders of a role are readable by
 
     lock                      held while the role runs
     current/DIGEST            the deployment of the program with this digest
+    spool/                        material that does not fit into memory, sealed (party)
     deployments/ID/
         program.srp           without weights
         weights.npz           a party's shares of them                          (party)
@@ -245,6 +246,9 @@ class Store:
                 f"{folder} is in use by another process; stop it, or give this role a folder of "
                 "its own with the setting 'state'"
             ) from None
+        self.spools = folder / "spool"
+        shutil.rmtree(self.spools, ignore_errors=True)  # what a killed process left
+        self.spools.mkdir(mode=0o700)
         kept = set(self.deployed().values())
         for path in self._deployments.iterdir():
             if path.name not in kept:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
 from srcompile.cli.common import print_json, read_inputs, reports_errors
+from srcompile.cli.progress import RunProgress
 from srcompile.runtime.client import split_batch
 from srcompile.runtime.cluster import ClusterResult
 from srcompile.runtime.errors import ConfigError
@@ -149,14 +149,14 @@ def infer(settings: Settings, program_file: str, input_file: str, as_json: bool)
 
     program = load(program_file)
     batch = split_batch(program, read_inputs(input_file, program))
-    console = Console(stderr=True)
     results: list[ClusterResult] = []
     with (
-        Client(program, settings) as session,
-        Progress(console=console, transient=True, disable=as_json or len(batch) == 1) as progress,
+        RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress,
+        Client(program, settings, progress.watch) as session,
     ):
-        for inputs in progress.track(batch, description="inferences"):
+        for inputs in batch:
             results.append(session.infer(inputs))
+            progress.finished()
     setup = {"bytes": list(session.setup_bytes), "seconds": session.setup_s}
     data = run_data(program, results, setup)
     if as_json:

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from srcompile.runtime import certificates as certificates_module
 from srcompile.runtime.certificates import make_certificates, renew_certificates
 from srcompile.runtime.client import share_weights
 from srcompile.runtime.errors import ConfigError, InputError, ProtocolError
+from srcompile.runtime.gates import Bytes
 from srcompile.runtime.program import loads
 from srcompile.runtime.roles import LISTENING
 from srcompile.runtime.services import doctor
@@ -32,6 +33,7 @@ from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
 from srcompile.runtime.services.links import MAY, Links
 from srcompile.runtime.services.party import PartyService
+from srcompile.runtime.spool import Record, Spool
 from tests.support.builds import BUILDS, compiled
 from tests.support.services import (
     POOL,
@@ -409,3 +411,27 @@ def test_health_and_metrics_count_what_was_done(tmp_path: Path) -> None:
     routes = [evaluate(POOL.module, POOL.samples[k], registry())[1] for k in (0, 1)]
     online = sum(COST.total(route).online_bytes[0] for route in routes)
     assert values["srcompile_online_bytes_total"] == str(online)
+
+
+def test_material_that_does_not_fit_into_memory_is_on_disk_and_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path, memory=0)
+    written: list[Path] = []
+    write = Spool.write
+
+    def noted(self: Spool, parts: Sequence[Bytes]) -> Record:
+        record = write(self, parts)
+        written.append(self._path(record))
+        return record
+
+    monkeypatch.setattr(Spool, "write", noted)
+    with running(settings):
+        with client(settings) as session:
+            check_inference(session, 0)
+            check_inference(session, 1)
+        session = client(settings).__enter__()
+        check_inference(session, 0)
+        session._close("this one ends with an error")
+    assert {p.parents[1] for p in written} == {settings.state / f"party{p}/spool" for p in (0, 1)}
+    assert not any(path.exists() for path in written)

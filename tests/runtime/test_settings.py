@@ -20,6 +20,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "insecure": ("false", False),
     "sessions": ("3", 3),
     "deployments": ("4", 4),
+    "memory": ("64", 64),
     "timeout": ("2.5", 2.5),
     "idle": ("60", 60.0),
     "drain": ("0", 0.0),
