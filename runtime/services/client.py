@@ -18,7 +18,7 @@ from srcompile.runtime.client import (
     share_weights,
 )
 from srcompile.runtime.cluster import ClusterResult
-from srcompile.runtime.errors import ProgramError, ProtocolError
+from srcompile.runtime.errors import ProgramError, ProtocolError, RangeError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, dumps
 from srcompile.runtime.progress import PHASES, Progress, Watch
@@ -79,7 +79,8 @@ class Client:
     def infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         """Run one inference on floats by name.
 
-        Raises InputError, before anything is sent, if they do not fit; the session goes on then.
+        Raises InputError, before anything is sent, if they do not fit, and RangeError if a guarded
+        program finds a value out of its range. The session goes on after either.
         """
         inputs = one_inference(self.program, inputs)
         if not self._channels:
@@ -126,6 +127,8 @@ class Client:
     def _closing_on_error(self) -> Any:
         try:
             yield
+        except RangeError:
+            raise  # the parties have ended the inference in order
         except ProtocolError as error:
             said = self._reason(error)
             self._close(said or str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -76,7 +77,6 @@ def local(
         if weights
         else None
     )
-    results: list[ClusterResult | None] = []
     with RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress:
         cluster = LocalCluster(
             program,
@@ -88,13 +88,31 @@ def local(
         )
         program, shares = program.without_weights(), None  # the cluster lets go of them once loaded
         with cluster:
-            for inputs in batch:
-                try:
-                    results.append(cluster.infer(inputs))
-                except RangeError:
-                    results.append(None)
-                progress.finished()
+            results = run_all(cluster.infer, batch, progress)
         setup = {"bytes": list(cluster.setup_bytes), "seconds": cluster.setup_s}
+    show_run(program, results, setup, as_json)
+
+
+def run_all(
+    infer: Callable[[Mapping[str, Array]], ClusterResult],
+    batch: Sequence[Mapping[str, Array]],
+    progress: RunProgress,
+) -> list[ClusterResult | None]:
+    """Run all inferences of a batch; the result is None where a value left its range."""
+    results: list[ClusterResult | None] = []
+    for inputs in batch:
+        try:
+            results.append(infer(inputs))
+        except RangeError:
+            results.append(None)
+        progress.finished()
+    return results
+
+
+def show_run(
+    program: Program, results: list[ClusterResult | None], setup: dict[str, Any], as_json: bool
+) -> None:
+    """Print results, for people or as JSON. Raises RangeError if there is none for an inference."""
     done = [r for r in results if r is not None]
     if not done:
         raise RangeError(f"in each of {len(results)} inferences " if len(results) > 1 else "")

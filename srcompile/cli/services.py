@@ -17,7 +17,6 @@ from rich.console import Console
 from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.cli.progress import RunProgress
 from srcompile.runtime.client import split_batch
-from srcompile.runtime.cluster import ClusterResult
 from srcompile.runtime.errors import ConfigError
 from srcompile.runtime.program import load
 from srcompile.runtime.roles import NAMES, ROLES
@@ -144,25 +143,18 @@ def client() -> None:
 @takes_settings
 def infer(settings: Settings, program_file: str, input_file: str, as_json: bool) -> None:
     """Run inferences of FILE.srp with the parties, in one session."""
-    from srcompile.cli.run import print_run, run_data
+    from srcompile.cli.run import run_all, show_run
     from srcompile.runtime.services.client import Client
 
     program = load(program_file)
     batch = split_batch(program, read_inputs(input_file, program))
-    results: list[ClusterResult] = []
     with (
         RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress,
         Client(program, settings, progress.watch) as session,
     ):
-        for inputs in batch:
-            results.append(session.infer(inputs))
-            progress.finished()
+        results = run_all(session.infer, batch, progress)
     setup = {"bytes": list(session.setup_bytes), "seconds": session.setup_s}
-    data = run_data(program, results, setup)
-    if as_json:
-        print_json(data)
-    else:
-        print_run(Console(), data, results)
+    show_run(program, results, setup, as_json)
 
 
 @click.command()

@@ -23,7 +23,7 @@ from srcompile.ops.interpreter import evaluate
 from srcompile.runtime import certificates as certificates_module
 from srcompile.runtime.certificates import make_certificates, renew_certificates
 from srcompile.runtime.client import share_weights
-from srcompile.runtime.errors import ConfigError, InputError, ProtocolError
+from srcompile.runtime.errors import ConfigError, InputError, ProtocolError, RangeError
 from srcompile.runtime.gates import Bytes
 from srcompile.runtime.program import loads
 from srcompile.runtime.roles import LISTENING
@@ -35,6 +35,7 @@ from srcompile.runtime.services.links import MAY, Links
 from srcompile.runtime.services.party import PartyService
 from srcompile.runtime.spool import Record, Spool
 from tests.support.builds import BUILDS, compiled
+from tests.support.guarded import SMALL, guarded, with_mean
 from tests.support.services import (
     POOL,
     PROGRAM,
@@ -167,6 +168,19 @@ def test_an_input_that_does_not_fit_leaves_the_session_open(cluster: Running) ->
         with pytest.raises(InputError, match="the program takes"):
             session.infer({"another": np.zeros(1)})
         check_inference(session, 0)
+
+
+def test_a_value_out_of_range_leaves_the_session_open(tmp_path: Path) -> None:
+    settings, program = settings_in(tmp_path), guarded("relu").program
+    rng = np.random.default_rng(1)
+    within, beyond = with_mean(0.0, rng), with_mean(20 * SMALL, rng)
+    with running(settings, deployed=False):
+        deploy(program, settings)
+        with Client(program, settings) as session:
+            first = session.infer(within).outputs["y"]
+            with pytest.raises(RangeError, match="left the range that the program was calibrated"):
+                session.infer(beyond)
+            np.testing.assert_allclose(session.infer(within).outputs["y"], first, atol=0.01)
 
 
 def test_a_program_that_is_not_deployed_is_refused(cluster: Running) -> None:
