@@ -16,6 +16,7 @@ import numpy as np
 
 from srcompile.runtime import gates
 from srcompile.runtime.engine import Bind, Engine, Env, Value
+from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.program import Instruction, Program
@@ -36,13 +37,17 @@ class Material:
 
 
 class Dealer:
-    """Deals blocks. `seeds` are fresh from the operating system unless given (tests)."""
+    """Deals blocks. `seeds` are fresh from the operating system unless `sources` are given.
+
+    `masks_of` is a dealer of the same program and sources whose masks of weights this one uses.
+    """
 
     def __init__(
         self,
         program: Program,
         kernels: Kernels,
         sources: tuple[Randomness, Randomness] | None = None,
+        masks_of: Dealer | None = None,
     ) -> None:
         self.seeds = (secrets.token_bytes(16), secrets.token_bytes(16))
         self.sources: tuple[Randomness, Randomness] = sources or (
@@ -52,10 +57,14 @@ class Dealer:
         self._engine = Engine(program, kernels)
         self._program, self._kernels = program, kernels
         self._next_block = 0
-        self._weight_masks = {
-            name: self._weight_mask(name, number, program.constants[name].type)
-            for number, name in enumerate(program.weights())
-        }
+        self._weight_masks: Mapping[str, Value] = (
+            masks_of._weight_masks
+            if masks_of
+            else {
+                name: self._weight_mask(name, number, program.constants[name].type)
+                for number, name in enumerate(program.weights())
+            }
+        )
 
         own: Mapping[str, Bind] = {
             "mask": self._mask,
@@ -68,12 +77,17 @@ class Dealer:
             self._engine.plan("dealer", segment, own) for segment in range(len(program.segments))
         ]
 
-    def deal(self, segment: int) -> Material:
-        """Begin the next block, for `segment`; its messages are made one by one, as they are read.
+    def deal(self, segment: int, number: int | None = None) -> Material:
+        """Begin a block for `segment`; its messages are made one by one, as they are read.
 
-        One block is made at a time: the one before must have been read to its end, or be given up.
+        It is the next block, or the one with a `number` that the caller gives once. One block is
+        made at a time: the one before must have been read to its end, or be given up. Raises
+        ProtocolError if the number is not above all before it.
         """
-        block, self._next_block = self._next_block, self._next_block + 1
+        block = self._next_block if number is None else number
+        if block < self._next_block:
+            raise ProtocolError(f"block {block} is dealt already, or another after it")
+        self._next_block = block + 1
         return Material(block, segment, self._messages(block, segment))
 
     def _messages(self, block: int, segment: int) -> Iterator[Messages]:

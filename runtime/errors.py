@@ -37,5 +37,9 @@ class ProfileError(RunError):
     """A machine profile that is missing, damaged, or cannot be written."""
 
 
+class ConfigError(RunError):
+    """A setting, a certificate or a stored file that is missing, damaged or of no use."""
+
+
 class SpoolError(RunError):
     """A disk that is full or fails, or a file on it that is not as it was written."""

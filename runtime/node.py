@@ -201,7 +201,7 @@ class PartyNode:
             filling.finish()
         if run.route is not None:
             del self.stock[self.routed[run.route]]
-        self.client.send_json(_report(run) | offline.report() | {"memory": peak_memory()})
+        self.client.send_json(inference_report(run) | offline.report() | {"memory": peak_memory()})
         self.party.send_outputs(run)
 
     def _begin(self, segment: int, waits: bool = False) -> Prepared:
@@ -278,7 +278,8 @@ class Filling:
             self._error = error
 
 
-def _report(run: Inference) -> dict[str, Any]:
+def inference_report(run: Inference) -> dict[str, Any]:
+    """Return what a party tells the client of an inference."""
     return {
         "route": run.route,
         "rounds": run.counters.rounds,

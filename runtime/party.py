@@ -92,6 +92,7 @@ class Party:
         self._stock = stock or Stock()
         self._last_block = -1
         self._last_used: dict[int, int] = {}  # segment -> block
+        self._on_use: Callable[[int], None] = lambda block: None
         types = program.types("online")
         size = largest_message(program.functions["online"], types)
         self._messages = (np.empty(size, np.uint8), np.empty(size, np.uint8))  # ours, theirs
@@ -187,24 +188,43 @@ class Party:
 
     # -- weights
 
-    def load_weights(self, shares: Iterable[Ring]) -> None:
+    def load_weights(
+        self,
+        shares: Iterable[Ring],
+        opened: Mapping[str, Ring] | None = None,
+        keep: Callable[[str, Ring], None] | None = None,
+    ) -> None:
         """Take this party's weight shares and open F = W - B of those that enter products.
 
         The shares come in the order of `Program.weights`. Both are kept as products read them
-        (`Engine.laid_out`), and only so: a party holds two arrays of each weight.
+        (`Engine.laid_out`), and only so: a party holds two arrays of each weight. If the same
+        weights were opened before under the same B, `opened` is what came of it; otherwise `keep`
+        is given what comes of it, weight by weight.
         Raises ProtocolError the second time: B masks one set of weights, and no other.
         """
         if self._loaded:
             raise ProtocolError("the weights are loaded already; other weights need a new session")
         self._loaded = True
-        opened = {
-            i.inputs[0] for _, i in self.program.instructions("prepare") if i.op == "weight_opened"
-        }
+        names = self.program.opened_weights()
         for number, (name, share) in enumerate(zip(self.program.weights(), shares, strict=True)):
             self._shares[name] = self._engine.laid_out("weight_share", name, share)
-            if name in opened:
+            if name not in names:
+                continue
+            if opened is not None:
+                f = opened[name]
+            else:
                 f = self._opened_weight(share, number, self.program.constants[name].type)
-                self._opened[name] = self._engine.laid_out("weight_opened", name, f)
+                if keep is not None:
+                    keep(name, f)
+            self._opened[name] = self._engine.laid_out("weight_opened", name, f)
+
+    def attach(self, peer: Channel, client: Channel, on_use: Callable[[int], None]) -> None:
+        """Work for another session: with these channels, telling `on_use` of each block used."""
+        self._peer, self._client, self._on_use = peer, client, on_use
+
+    def share_weights_of(self, other: Party) -> None:
+        """Use the weights that another party object of this process has loaded, in its memory."""
+        self._loaded, self._shares, self._opened = True, other._shares, other._opened
 
     def _opened_weight(self, share: Ring, number: int, type_: RingType) -> Ring:
         """Open F = W - B of a weight."""
@@ -324,6 +344,7 @@ class Party:
         last = self._last_used.get(prepared.segment, -1)
         if prepared.block <= last:
             raise ProtocolError(f"block {prepared.block} is used already, or older than {last}")
+        self._on_use(prepared.block)
         self._last_used[prepared.segment] = prepared.block
 
     def _inputs(self) -> list[Instruction]:

@@ -169,6 +169,11 @@ class Program:
         """Return the names of the secret constants, in the order in which shares are sent."""
         return tuple(name for name, const in self.constants.items() if const.secret)
 
+    def opened_weights(self) -> tuple[str, ...]:
+        """Return the weights whose F = W - B the parties open, in the order of `weights`."""
+        needed = {i.inputs[0] for _, i in self.instructions("prepare") if i.op == "weight_opened"}
+        return tuple(name for name in self.weights() if name in needed)
+
     def without_weights(self) -> Program:
         """Return this program with no data of secret constants: what a party may see."""
         public = {

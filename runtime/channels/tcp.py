@@ -2,8 +2,8 @@
 
 A message is 4 bytes of sequence number, 4 bytes of length (both big-endian), and the payload. The
 receiver knows the length beforehand and checks it. Traffic counts payloads; the 8 bytes are not in
-it. The token keeps other users of the machine out; confidentiality across a network needs TLS,
-so these channels bind and connect to the loopback interface only.
+it. The token keeps other users of the machine out; confidentiality across a network needs TLS
+(`srcompile.runtime.channels.tls`), so these channels bind and connect to loopback only.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from rich.table import Table
 from srcompile.cli.calibrate import calibrate
 from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.cli.progress import RunProgress
+from srcompile.cli.services import COMMANDS
 from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 from srcompile.runtime.errors import ProgramError, RangeError
@@ -27,6 +29,8 @@ def main() -> None:
 
 
 main.add_command(calibrate)
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 @main.command()
@@ -73,7 +77,6 @@ def local(
         if weights
         else None
     )
-    results: list[ClusterResult | None] = []
     with RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress:
         cluster = LocalCluster(
             program,
@@ -85,13 +88,31 @@ def local(
         )
         program, shares = program.without_weights(), None  # the cluster lets go of them once loaded
         with cluster:
-            for inputs in batch:
-                try:
-                    results.append(cluster.infer(inputs))
-                except RangeError:
-                    results.append(None)
-                progress.finished()
+            results = run_all(cluster.infer, batch, progress)
         setup = {"bytes": list(cluster.setup_bytes), "seconds": cluster.setup_s}
+    show_run(program, results, setup, as_json)
+
+
+def run_all(
+    infer: Callable[[Mapping[str, Array]], ClusterResult],
+    batch: Sequence[Mapping[str, Array]],
+    progress: RunProgress,
+) -> list[ClusterResult | None]:
+    """Run all inferences of a batch; the result is None where a value left its range."""
+    results: list[ClusterResult | None] = []
+    for inputs in batch:
+        try:
+            results.append(infer(inputs))
+        except RangeError:
+            results.append(None)
+        progress.finished()
+    return results
+
+
+def show_run(
+    program: Program, results: list[ClusterResult | None], setup: dict[str, Any], as_json: bool
+) -> None:
+    """Print results, for people or as JSON. Raises RangeError if there is none for an inference."""
     done = [r for r in results if r is not None]
     if not done:
         raise RangeError(f"in each of {len(results)} inferences " if len(results) > 1 else "")
@@ -99,7 +120,7 @@ def local(
     if as_json:
         print_json(data)
     else:
-        _print_run(Console(), data, done)
+        print_run(Console(), data, done)
     if len(done) < len(results):
         shown = ", ".join(map(str, data["out_of_range"][:10]))
         more = ", ..." if len(data["out_of_range"]) > 10 else ""
@@ -154,7 +175,8 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _print_run(console: Console, data: dict[str, Any], results: list[ClusterResult]) -> None:
+def print_run(console: Console, data: dict[str, Any], results: list[ClusterResult]) -> None:
+    """Print what `srrun local` and `srrun client infer` found, for people."""
     count = data["inferences"]
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     if data["route"] is not None:

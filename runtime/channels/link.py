@@ -1,0 +1,119 @@
+"""Channels between services: like TCP channels, and they can end with a reason.
+
+A link that ends with a reason sends one last message with the sequence number that no other has,
+and the reason as its text. The receiver raises it as a ProtocolError, whatever message it expected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from typing import Any, NoReturn
+
+from srcompile.runtime.channels.tcp import HEADER, TcpChannel, _behind
+from srcompile.runtime.errors import ProtocolError
+
+ENDING = 0xFFFFFFFF
+"""The sequence number of the last message of a link that ends with a reason."""
+MAX_REASON = 2000
+_LINGER_S = 1.0
+_SKIPPED = 1 << 26  # a longer message is not waited for, to find out why a link ended
+
+
+class EndedError(ProtocolError):
+    """The peer ended the session, and said why."""
+
+
+class LinkChannel(TcpChannel):
+    """One end of a link to `peer`, not encrypted: for loopback. Its messages are a session's."""
+
+    def __init__(self, connection: socket.socket, peer: str, timeout_s: float) -> None:
+        super().__init__(connection, peer, timeout_s)
+        self._torn = False  # part of a message is out, so that no other can follow
+
+    def receive_json(self) -> dict[str, Any]:
+        """Return the next control message. Raises ProtocolError if it is none."""
+        try:
+            return super().receive_json()
+        except RecursionError:
+            raise ProtocolError(f"{self.peer} sent something that is no control message") from None
+
+    def wait_at_most(self, timeout_s: float) -> None:
+        """Take a silence of this length for the peer's end."""
+        self._timeout_s = timeout_s
+
+    def fail(self, reason: str) -> None:
+        """End the link, and let the peer know why if that is still possible."""
+        with contextlib.suppress(ProtocolError, OSError):
+            if not self._torn:
+                text = reason.encode()[:MAX_REASON]
+                self._timeout_s = _LINGER_S
+                self._move([memoryview(HEADER.pack(ENDING, len(text)) + text)], [])
+                self._linger()
+        self.close()
+
+    def reason(self, wait_s: float) -> str | None:
+        """Return why the peer ended the link, if it says so within `wait_s`."""
+        self._timeout_s = wait_s
+        try:
+            while True:
+                head = bytearray(HEADER.size)
+                self._move([], [memoryview(head)])
+                length = self._length(head)
+                if length > _SKIPPED:
+                    return None
+                self._move([], [memoryview(bytearray(length))])
+        except EndedError as ended:
+            return str(ended)
+        except ProtocolError:
+            return None
+
+    def interrupt(self) -> None:
+        """Let whoever waits for this link find it closed; from any thread."""
+        with contextlib.suppress(OSError):
+            _shut(self._socket, socket.SHUT_RDWR)
+
+    def _linger(self) -> None:
+        """Wait until the peer has closed: closing with unread data would take the reason back."""
+        descriptor = self._socket.fileno()
+        _shut(self._socket, socket.SHUT_WR)
+        end = time.monotonic() + _LINGER_S
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while (left := end - time.monotonic()) > 0 and poll.poll(1000 * left):
+            if not os.read(descriptor, 1 << 16):
+                return
+
+    # -- the wire
+
+    def _write(self, buffers: list[memoryview]) -> list[memoryview]:
+        rest = super()._write(buffers)
+        self._torn = bool(rest)
+        return rest
+
+    def _read(self, buffers: list[memoryview]) -> list[memoryview]:
+        rest = super()._read(buffers[:1])  # the header first: nothing may follow it
+        return _behind(rest + buffers[1:], 0)
+
+    def _length(self, head: bytearray) -> int:
+        number, length = HEADER.unpack(head)
+        if number == ENDING and self._received & 0xFFFFFFFF != ENDING:
+            self._raise_reason(length)
+        return super()._length(head)
+
+    def _raise_reason(self, length: int) -> NoReturn:
+        if length > MAX_REASON:
+            raise ProtocolError(f"{self.peer} ended the session without a proper reason")
+        text = bytearray(length)
+        self._move([], [memoryview(text)])
+        reason = text.decode("utf-8", "replace")
+        printable = "".join(c if c.isprintable() else "?" for c in reason)
+        raise EndedError(f"{self.peer} ended the session: {printable}")
+
+
+def _shut(connection: socket.socket, how: int) -> None:
+    """Shut a connection down without ssl's own method, after which it would send in the clear."""
+    socket.socket.shutdown(connection, how)

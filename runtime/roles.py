@@ -1,0 +1,28 @@
+"""The roles of a cluster: their names in certificates and files, and in messages for people."""
+
+from __future__ import annotations
+
+NAMES = {
+    "dealer": "the dealer",
+    "party0": "party 0",
+    "party1": "party 1",
+    "client": "the client",
+    "owner": "the model owner",
+}
+ROLES = tuple(NAMES)
+PARTIES = ("party0", "party1")
+LISTENING = ("dealer", *PARTIES)
+"""The roles that others connect to."""
+
+_PREFIX = "srcompile:role:"
+
+
+def role_uri(role: str) -> str:
+    """Return how a certificate names a role."""
+    return _PREFIX + role
+
+
+def role_of_uri(uri: str) -> str | None:
+    """Return the role that a URI of a certificate names, if any."""
+    role = uri.removeprefix(_PREFIX)
+    return role if uri.startswith(_PREFIX) and role in ROLES else None

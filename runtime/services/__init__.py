@@ -1,0 +1,1 @@
+"""Roles as services: settings, links, state on disk, and what dealer, parties and client do."""

@@ -1,0 +1,251 @@
+"""The client's side of a session, and the model owner's deployment of a program."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from srcompile.runtime.channels.link import EndedError, LinkChannel
+from srcompile.runtime.client import (
+    Array,
+    Shares,
+    check_shares,
+    one_inference,
+    receive_outputs,
+    send_inputs,
+    share_weights,
+)
+from srcompile.runtime.cluster import ClusterResult
+from srcompile.runtime.errors import ProgramError, ProtocolError, RangeError
+from srcompile.runtime.kernels import load as load_kernels
+from srcompile.runtime.program import Program, dumps
+from srcompile.runtime.progress import PHASES, Progress, Watch
+from srcompile.runtime.roles import PARTIES
+from srcompile.runtime.services.limits import silence_limit
+from srcompile.runtime.services.links import Links
+from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.state import new_id
+from srcompile.runtime.usage import peak_memory
+
+REASON_S = 3.0
+
+
+class Client:
+    """A session with both parties, for inferences one after the other. Use it as context manager.
+
+    `watch` is told how far offline and online phases are.
+    Raises ProtocolError, saying who ended the session and why, if it cannot go on; it is closed
+    then, and a new one may be tried.
+    """
+
+    def __init__(self, program: Program, settings: Settings, watch: Watch | None = None) -> None:
+        _check_target(program)
+        self.program, self.settings = program, settings
+        self.kernels = load_kernels(settings.kernels or None)
+        self._watch: Watch = watch or (lambda progress: None)
+        self.session = ""
+        self.setup_bytes = (0, 0)
+        self.setup_s = 0.0
+        self._links = Links("client", settings)
+        self._digest = program.digest()
+        self._channels: list[LinkChannel] = []
+
+    def __enter__(self) -> Self:
+        """Open the session."""
+        began = time.perf_counter()
+        self.session = new_id()
+        limit = silence_limit(self.program, self.settings.timeout)
+        with self._closing_on_error():
+            for party in PARTIES:
+                channel, _ = self._links.dial(
+                    party, "infer", session=self.session, digest=self._digest
+                )
+                channel.wait_at_most(limit)
+                self._channels.append(channel)
+            ready = [channel.receive_json() for channel in self._channels]
+            self.setup_bytes = (_size(ready[0]), _size(ready[1]))
+            self.setup_s = time.perf_counter() - began
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the session."""
+        with contextlib.suppress(ProtocolError):
+            for channel in self._channels:
+                channel.send_json({"command": "stop"})
+        self._close()
+
+    def infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
+        """Run one inference on floats by name.
+
+        Raises InputError, before anything is sent, if they do not fit, and RangeError if a guarded
+        program finds a value out of its range. The session goes on after either.
+        """
+        inputs = one_inference(self.program, inputs)
+        if not self._channels:
+            raise ProtocolError("this session is closed; open another one")
+        with self._closing_on_error():
+            return self._infer(inputs)
+
+    def _infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
+        began = time.perf_counter()
+        for channel in self._channels:
+            channel.send_json({"command": "infer"})
+        self._begun([self._answer(channel) for channel in self._channels])
+        ready = time.perf_counter()
+        send_inputs(self.program, inputs, self._channels, self.kernels)
+        reports = [self._answer(channel) for channel in self._channels]
+        outputs = receive_outputs(self.program, self._channels, self.kernels)
+        done = time.perf_counter()
+        try:
+            return _result(outputs, reports, done - ready, ready - began)
+        except (KeyError, TypeError, ValueError):
+            raise ProtocolError("a party's report is not what it should be") from None
+
+    def _answer(self, channel: LinkChannel) -> dict[str, Any]:
+        """Return the next control message that is not about progress."""
+        while True:
+            fields = channel.receive_json()
+            if "progress" not in fields:
+                return fields
+            try:
+                phase, done, total = fields["progress"]
+                progress = Progress(str(phase), int(done), int(total))
+            except (TypeError, ValueError):
+                raise ProtocolError("a party's report is not what it should be") from None
+            if progress.phase in PHASES:
+                self._watch(progress)
+
+    def _begun(self, offers: Sequence[Mapping[str, Any]]) -> None:
+        """Check that both parties use the same block."""
+        blocks = [offer.get("block") for offer in offers]
+        if blocks[0] != blocks[1]:
+            raise ProtocolError("the parties use different blocks of material")
+
+    @contextlib.contextmanager
+    def _closing_on_error(self) -> Any:
+        try:
+            yield
+        except RangeError:
+            raise  # the parties have ended the inference in order
+        except ProtocolError as error:
+            said = self._reason(error)
+            self._close(said or str(error))
+            if said is not None:
+                raise ProtocolError(said) from None
+            raise
+        except BaseException:
+            self._close("the client was interrupted")
+            raise
+
+    def _reason(self, error: ProtocolError) -> str | None:
+        """Return why a party ended the session, if one of them says so."""
+        if isinstance(error, EndedError):
+            return None
+        end = time.monotonic() + REASON_S
+        for channel in self._channels:
+            said = channel.reason(max(0.1, end - time.monotonic()))
+            if said is not None:
+                return said
+        return None
+
+    def _close(self, reason: str | None = None) -> None:
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            if reason is None:
+                channel.close()
+            else:
+                channel.fail(reason)
+
+
+def _result(
+    outputs: dict[str, Array],
+    reports: Sequence[Mapping[str, Any]],
+    online_s: float,
+    offline_s: float,
+) -> ClusterResult:
+    offline = [sum(int(size) for _, size in report["offline"]) for report in reports]
+    counted = [{(int(s), int(i)): int(n) for s, i, n in r["online"]} for r in reports]
+    route, dealer = reports[0]["route"], reports[0]["dealer"]
+    return ClusterResult(
+        outputs,
+        None if route is None else int(route),
+        (sum(counted[0].values()), sum(counted[1].values())),
+        int(reports[0]["rounds"]),
+        online_s,
+        (offline[0], offline[1]),
+        offline_s,
+        (counted[0], counted[1]),
+        float(dealer["seconds"]),
+        {
+            "dealer": int(dealer["memory"]),
+            "party0": int(reports[0]["memory"]),
+            "party1": int(reports[1]["memory"]),
+            "client": peak_memory(),
+        },
+    )
+
+
+def _size(ready: Mapping[str, Any]) -> int:
+    size = ready.get("setup_bytes")
+    if not isinstance(size, int):
+        raise ProtocolError("a party's report is not what it should be")
+    return size
+
+
+def _check_target(program: Program) -> None:
+    if program.target != "2pc":
+        raise ProgramError("the program is compiled for the target plain: it has no parties")
+
+
+# -- the model owner ------------------------------------------------------------------------------
+
+
+def deploy(program: Program, settings: Settings, shares: Shares | None = None) -> str:
+    """Deploy a program: split its weights and send each party its shares; return the identifier.
+
+    Give `shares` if the program carries no weights. The dealer and the parties get the program
+    without weights. It replaces an earlier deployment of the program only after all three have
+    stored it. Raises ProtocolError, naming who and what, if one of them does not.
+    """
+    _check_target(program)
+    shares = shares or share_weights(program)
+    checked = [check_shares(program, part) for part in shares]
+    kernels, links, deployment = (
+        load_kernels(settings.kernels or None),
+        Links("owner", settings),
+        new_id(),
+    )
+    public = program.for_parties()
+    content, digest = dumps(public, weights=False), public.digest()
+    channels: list[LinkChannel] = []
+    limit = silence_limit(program, settings.timeout)
+    try:
+        for role in ("dealer", *PARTIES):
+            channel, _ = links.dial(
+                role, "deploy", deployment=deployment, digest=digest, size=len(content)
+            )
+            channel.wait_at_most(limit)
+            channels.append(channel)
+        for channel in channels:
+            channel.send(content)
+        for channel in channels[1:]:
+            channel.receive_json()  # the program is accepted
+        for name in program.weights():  # in turns, so that neither party waits for the other
+            width = program.constants[name].type.width
+            for channel, part in zip(channels[1:], checked, strict=True):
+                channel.send(kernels.pack(part[name], width).data)
+        for channel in channels:
+            channel.receive_json()  # it is stored
+        for channel in channels:
+            channel.send_json({"command": "activate"})
+        for channel in channels:
+            channel.receive_json()
+    except ProtocolError as error:
+        for channel in channels:
+            channel.fail(str(error))
+        raise
+    for channel in channels:
+        channel.close()
+    return deployment

@@ -1,0 +1,171 @@
+"""The dealer as a service: it keeps the seeds of each deployment and deals blocks to sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.dealer import Dealer, Material
+from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.node import BLOCK, DEALT, REQUEST, STOP
+from srcompile.runtime.randomness import Seeded
+from srcompile.runtime.roles import PARTIES
+from srcompile.runtime.services.limits import silence_limit
+from srcompile.runtime.services.links import Visit
+from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.service import Service
+from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.state import (
+    Numbers,
+    Store,
+    checked_digest,
+    checked_id,
+    store_seeds,
+    stored_seeds,
+)
+from srcompile.runtime.usage import peak_memory
+
+
+class DealerService(Service):
+    """The dealer as a service."""
+
+    def __init__(self, settings: Settings, log: Log | None = None) -> None:
+        super().__init__("dealer", settings, log)
+        self._handlers = {
+            "status": self._status,
+            "deploy": self._deploy,
+            "material": self._material,
+        }
+        self._met = threading.Condition()
+        self._waiting: dict[str, tuple[Visit, threading.Event]] = {}
+        self._loaded: dict[str, _Deployment] = {}
+        self._loading = threading.Lock()
+
+    def _deploy(self, visit: Visit) -> None:
+        deployment, program = self._receive_program(visit)
+        with self.store.adding(deployment, program) as folder:
+            store_seeds(folder)
+        self._activate(visit, deployment, program)
+        with self._loading:
+            for name in set(self._loaded) - set(self.store.deployed().values()):
+                del self._loaded[name]
+
+    def _deployment(self, name: str, digest: str) -> _Deployment:
+        if self.store.current(digest) != name:
+            raise ProtocolError(
+                "the dealer has another deployment of this program; deploy it again"
+            )
+        with self._loading:
+            if name not in self._loaded:
+                self._loaded[name] = _Deployment(
+                    name, self.store, self.kernels, self.settings.timeout
+                )
+            return self._loaded[name]
+
+    def _material(self, visit: Visit) -> None:
+        """Pair the parties of a session: the first one waits, the second one's thread deals."""
+        session = checked_id(visit.fields.get("session"))
+        name = checked_id(visit.fields.get("deployment"))
+        deployment = self._deployment(name, checked_digest(visit.fields.get("digest")))
+        done = threading.Event()
+        with self._met:
+            other = self._waiting.pop(session, None)
+            if other is None:
+                self._waiting[session] = visit, done
+        if other is None:
+            self._wait(session, visit, done)
+            return
+        first, first_done = other
+        try:
+            if first.role == visit.role or first.fields.get("deployment") != name:
+                raise ProtocolError("the parties of this session do not fit together")
+            visits = {first.role: first, visit.role: visit}
+            with self._session(session):
+                channels = (visits[PARTIES[0]].channel, visits[PARTIES[1]].channel)
+                self._serve_session(deployment, channels)
+        except ProtocolError as error:
+            first.channel.fail(str(error))
+            raise
+        finally:
+            first_done.set()
+
+    def _wait(self, session: str, visit: Visit, done: threading.Event) -> None:
+        """Keep a party's link until its session has ended."""
+        end = time.monotonic() + self.settings.timeout
+        while not done.wait(min(0.2, max(0.0, end - time.monotonic()))):
+            with self._met:
+                late = time.monotonic() > end or self.stopping
+                gone = late and self._waiting.pop(session, None) is not None
+            if gone:
+                other = PARTIES[1 - PARTIES.index(visit.role)]
+                raise ProtocolError(f"{other} did not come to the dealer for this session")
+            if late:
+                done.wait()
+                return
+
+    def _serve_session(
+        self, deployment: _Deployment, channels: tuple[LinkChannel, LinkChannel]
+    ) -> None:
+        """Deal a block for each segment that party 0 asks for, until it says stop."""
+        for channel, seed in zip(channels, deployment.seeds, strict=True):
+            channel.send_json({"welcome": True})
+            channel.send(seed)
+        with deployment.dealer() as dealer:
+            while True:
+                channels[0].wait_at_most(self.settings.idle + deployment.limit_s)
+                (segment,) = REQUEST.unpack(channels[0].receive(REQUEST.size))
+                if segment == STOP:
+                    return
+                if segment >= deployment.segments:
+                    raise ProtocolError(f"party 0 asked for segment {segment}, there is none")
+                for channel in channels:
+                    channel.wait_at_most(deployment.limit_s)
+                self._send(dealer.deal(segment, deployment.numbers.take()), channels)
+
+    def _send(self, material: Material, channels: tuple[LinkChannel, LinkChannel]) -> None:
+        """Send each message of a block as soon as it is made."""
+        for channel in channels:
+            channel.send(BLOCK.pack(material.block, material.segment))
+        sent, took, start = 0, 0.0, time.perf_counter()
+        for messages in material.messages:
+            took += time.perf_counter() - start
+            for channel, message in zip(channels, messages, strict=True):
+                if message.size:
+                    channel.send(message.data)
+                    sent += message.size
+            start = time.perf_counter()
+        took += time.perf_counter() - start
+        channels[0].send(DEALT.pack(took, peak_memory()))
+        self.count(blocks=1, material_bytes=sent)
+
+
+class _Deployment:
+    """A deployed program in memory."""
+
+    def __init__(self, name: str, store: Store, kernels: Kernels, timeout_s: float) -> None:
+        folder, program = store.path(name), store.program(name)
+        self.seeds = stored_seeds(folder)
+        self.segments = len(program.segments)
+        self.limit_s = silence_limit(program, timeout_s)
+        self.numbers = Numbers(folder / "numbers")
+        self._program, self._kernels, self._lock = program, kernels, threading.Lock()
+        self._sources = (Seeded(self.seeds[0], kernels), Seeded(self.seeds[1], kernels))
+        self._first: Dealer | None = None  # holds the masks of weights that all others use
+        self._idle: list[Dealer] = []
+
+    @contextlib.contextmanager
+    def dealer(self) -> Iterator[Dealer]:
+        """Give a dealer object that no other session uses."""
+        with self._lock:
+            found = self._idle.pop() if self._idle else None
+        if found is None:
+            found = Dealer(self._program, self._kernels, self._sources, self._first)
+        with self._lock:
+            self._first = self._first or found
+        yield found
+        with self._lock:
+            self._idle.append(found)

@@ -1,0 +1,215 @@
+"""What is wrong with a role on this machine, and what would do: `srrun doctor`.
+
+It looks at certificates, the state folder, the disk, the kernels, the port, and at each peer that
+the role talks to: whether it is there, its version, its clock, and the programs deployed on it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import srcompile
+from srcompile.runtime.errors import RunError
+from srcompile.runtime.kernels import load as load_kernels
+from srcompile.runtime.roles import LISTENING, NAMES
+from srcompile.runtime.services.links import MAY, Links
+from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.state import is_held
+
+CLOCK_S = 60.0
+RENEW_DAYS = 30
+FREE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: whether it is good, what was found, and what would do."""
+
+    what: str
+    good: bool
+    found: str
+    advice: str = ""
+
+
+def examine(role: str, settings: Settings, digest: str | None = None) -> tuple[Finding, ...]:
+    """Return what is found for a role on this machine; `digest` is a program to look for."""
+    findings = [_kernels(settings), *_certificates(role, settings)]
+    if role in LISTENING:
+        findings += [_state(role, settings), _port(role, settings)]
+    if all(f.good for f in findings if f.what.startswith("certificate")):
+        findings += _peers(role, settings, digest)
+    return tuple(findings)
+
+
+def _kernels(settings: Settings) -> Finding:
+    try:
+        name = load_kernels(settings.kernels or None).name
+    except RunError as error:
+        return Finding("kernels", False, str(error), "choose others, or leave 'kernels' empty")
+    slow = name == "numpy"
+    advice = "these are slow: install with a C++ compiler for the native ones" if slow else ""
+    return Finding("kernels", True, name, advice)
+
+
+# -- certificates ---------------------------------------------------------------------------------
+
+
+def _certificates(role: str, settings: Settings) -> Iterator[Finding]:
+    if settings.insecure:
+        yield Finding(
+            "certificates", True, "none: insecure = true", "anybody on this machine may take part"
+        )
+        return
+    try:
+        Links(role, settings)
+    except RunError as error:
+        yield Finding("certificates", False, str(error), "make them with `srrun certs init`")
+        return
+    for file in (settings.certs / "ca.pem", settings.certs / f"{role}.pem"):
+        yield _dates(file)
+    authority = settings.certs / "ca.key"
+    if role in LISTENING and authority.exists():
+        yield Finding(
+            "certificate authority",
+            True,
+            f"{authority} is on this machine",
+            "whoever has it can take any role: keep it elsewhere",
+        )
+
+
+def _dates(file: Path) -> Finding:
+    from srcompile.runtime.certificates import describe
+
+    what = f"certificate {file.name}"
+    try:
+        first, last, _ = describe(file)
+    except RunError as error:
+        return Finding(what, False, str(error), "make new ones with `srrun certs renew`")
+    now = datetime.datetime.now(datetime.UTC)
+    if now < first:
+        return Finding(what, False, f"valid from {first:%Y-%m-%d %H:%M} UTC on", "set the clock")
+    if now > last:
+        return Finding(
+            what, False, f"expired on {last:%Y-%m-%d}", "make new ones with `srrun certs renew`"
+        )
+    soon = last - now < datetime.timedelta(days=RENEW_DAYS)
+    return Finding(
+        what,
+        True,
+        f"valid until {last:%Y-%m-%d}",
+        "renew it soon: `srrun certs renew`" if soon else "",
+    )
+
+
+# -- this machine ---------------------------------------------------------------------------------
+
+
+def _state(role: str, settings: Settings) -> Finding:
+    folder = settings.state / role
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not _writable(existing):
+        return Finding(
+            "state", False, f"{folder} cannot be written", "give the folder to the role's user"
+        )
+    if folder.exists() and folder.stat().st_mode & 0o077:
+        return Finding("state", False, f"{folder} is open to others", f"chmod 700 {folder}")
+    free = shutil.disk_usage(existing).free
+    found = f"{folder}, {free / 1e9:.1f} GB free"
+    advice = "" if free >= FREE_BYTES else "free at least 1 GB"
+    return Finding("state", free >= FREE_BYTES, found, advice)
+
+
+def _writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _port(role: str, settings: Settings) -> Finding:
+    place = settings.endpoint(role)
+    try:
+        listening = Links(role, settings).listen()
+    except RunError as error:
+        running = is_held(settings.state / role)
+        advice = "" if running else "stop what has the port, or choose another one"
+        found = f"{place}, {NAMES[role]} runs there" if running else str(error)
+        return Finding("port", running, found, advice)
+    listening.close()
+    return Finding("port", True, f"{place} is free")
+
+
+# -- peers ----------------------------------------------------------------------------------------
+
+
+def _peers(role: str, settings: Settings, digest: str | None) -> list[Finding]:
+    findings: list[Finding] = []
+    deployed: dict[str, Mapping[str, Any]] = {}
+    for peer in LISTENING:
+        if "status" not in MAY.get((role, peer), ()):
+            continue
+        name = NAMES[peer]
+        try:
+            began = time.time()
+            channel, state = Links(role, settings).dial(peer, "status")
+            channel.close()
+            waited = time.time() - began
+        except RunError as error:
+            findings.append(
+                Finding(name, False, str(error), "start it, or open its port in the firewall")
+            )
+            continue
+        findings += _state_of(name, state, began, waited)
+        programs = state.get("deployed")
+        deployed[peer] = programs if isinstance(programs, dict) else {}
+    return findings + _deployments(deployed, digest)
+
+
+def _state_of(
+    name: str, state: Mapping[str, Any], began: float, waited: float
+) -> Iterator[Finding]:
+    version, clock = str(state.get("version"))[:40], state.get("time")
+    same = version == srcompile.__version__
+    yield Finding(
+        name,
+        same,
+        f"answers, version {version}",
+        "" if same else f"install version {srcompile.__version__} everywhere",
+    )
+    away = abs(float(clock) - began - waited / 2) if isinstance(clock, (int, float)) else None
+    good = away is not None and away <= CLOCK_S + waited
+    shown = "no clock" if away is None else f"its clock is {away:.1f} s away"
+    yield Finding(f"{name}'s clock", good, shown, "" if good else "set both clocks, best with NTP")
+
+
+def _deployments(deployed: Mapping[str, Mapping[str, Any]], digest: str | None) -> list[Finding]:
+    """Return whether all peers have the same deployment of each program."""
+    programs = sorted(
+        {d for found in deployed.values() for d in found} | ({digest} if digest else set())
+    )
+    findings = []
+    for program in programs:
+        having = {peer: found.get(program) for peer, found in deployed.items()}
+        missing = [NAMES[peer] for peer, found in having.items() if found is None]
+        what = f"program {program[:12]}"
+        if missing:
+            findings.append(
+                Finding(
+                    what, False, f"not deployed at {' and '.join(missing)}", "use `srrun deploy`"
+                )
+            )
+        elif len(set(having.values())) > 1:
+            findings.append(
+                Finding(what, False, "deployed differently at the roles", "deploy it again")
+            )
+        else:
+            findings.append(Finding(what, True, "deployed at " + _list(having)))
+    return findings
+
+
+def _list(roles: Mapping[str, object]) -> str:
+    return ", ".join(NAMES[role] for role in roles)

@@ -1,0 +1,79 @@
+"""`/health` and `/metrics` of a service, over HTTP on loopback.
+
+`/health` is JSON, with status 200, or 503 while the service stops. `/metrics` is the text format of
+Prometheus. Neither has anything secret; there is no TLS, so it listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+METRICS: Mapping[str, tuple[str, str]] = {
+    "sessions": ("counter", "Sessions that were opened."),
+    "failed_sessions": ("counter", "Sessions that ended with an error."),
+    "inferences": ("counter", "Inferences that were finished."),
+    "blocks": ("counter", "Blocks of material that were dealt or received."),
+    "online_bytes": ("counter", "Bytes sent online by this party, as the cost report counts them."),
+    "material_bytes": ("counter", "Bytes of material that were dealt or received."),
+    "refused_visits": ("counter", "Connections that were turned away."),
+    "running_sessions": ("gauge", "Sessions that run now."),
+    "free_bytes": ("gauge", "Free bytes on the disk of the state folder."),
+}
+"""The metrics by name, without the prefix `srcompile_`: kind and meaning."""
+
+
+def metrics_text(role: str, values: Mapping[str, float]) -> str:
+    """Return metrics in the text format of Prometheus, in the order of METRICS."""
+    lines = []
+    for name, (kind, about) in METRICS.items():
+        full = f"srcompile_{name}" + ("_total" if kind == "counter" else "")
+        lines.append(f"# HELP {full} {about}")
+        lines.append(f"# TYPE {full} {kind}")
+        lines.append(f'{full}{{role="{role}"}} {values[name]}')
+    return "\n".join(lines) + "\n"
+
+
+class Health:
+    """Serves a role's health and metrics on a loopback port, on threads, until it is closed."""
+
+    def __init__(
+        self, port: int, state: Callable[[], dict[str, Any]], metrics: Callable[[], str]
+    ) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 5
+
+            def do_GET(self) -> None:
+                found = state()
+                if self.path == "/health":
+                    status = 503 if found["stopping"] else 200
+                    self._answer(status, "application/json", json.dumps(found))
+                elif self.path == "/metrics":
+                    self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
+                else:
+                    self._answer(404, "text/plain", "there are /health and /metrics\n")
+
+            def _answer(self, status: int, kind: str, text: str) -> None:
+                body = text.encode()
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Log nothing: these are asked for every few seconds."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,286 @@
+"""What dealer and parties have in common as services: they serve each visit on a thread.
+
+A visit that fails ends by itself: its links are closed, with the reason if the peer still listens,
+and the service goes on. `stop` lets running sessions end, up to the setting `drain`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import srcompile
+from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.errors import ConfigError, ProtocolError, RunError
+from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.kernels import load as load_kernels
+from srcompile.runtime.program import MAX_JSON_BYTES, Program, loads
+from srcompile.runtime.roles import NAMES
+from srcompile.runtime.services.health import Health, metrics_text
+from srcompile.runtime.services.links import Links, Visit, wait_for
+from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.state import Store, checked_digest, checked_id
+
+_VISITS = 64  # visits at once, beside the sessions
+_POLL_S = 0.2
+_ENDING_S = 1.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a service has done since it started; the meanings are in `health.METRICS`."""
+
+    sessions: int = 0
+    failed_sessions: int = 0
+    inferences: int = 0
+    blocks: int = 0
+    online_bytes: int = 0
+    material_bytes: int = 0
+    refused_visits: int = 0
+
+
+class Service:
+    """A role that listens. Use it as a context manager, or `start` and `stop` it."""
+
+    def __init__(self, role: str, settings: Settings, log: Log | None = None) -> None:
+        self.role, self.settings = role, settings
+        self.log = log or Log(role, settings.log_level, settings.log_format)
+        self.counts = Counts()
+        self.kernels: Kernels = load_kernels(settings.kernels or None)
+        self._links = Links(role, settings)
+        self._handlers: Mapping[str, Callable[[Visit], None]] = {"status": self._status}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # a session has ended
+        self._ended = threading.Event()  # no new visits
+        self._open: set[LinkChannel] = set()
+        self._running: set[str] = set()
+        self._visits: set[threading.Thread] = set()
+        self._acceptor = threading.Thread(target=self._accept, name=f"{role} accepts", daemon=True)
+        self.store: Store
+        self._health: Health | None = None
+
+    # -- life
+
+    def start(self) -> None:
+        """Take the state and the port, and serve. Raises ConfigError if either is taken."""
+        self.store = Store(self.settings.state / self.role, self.settings.deployments)
+        try:
+            self._listening = self._links.listen()
+            if self.settings.health_port:
+                self._health = Health(self.settings.health_port, self.state, self.metrics)
+        except (RunError, OSError) as error:
+            self.store.close()
+            if isinstance(error, OSError):
+                port = self.settings.health_port
+                raise ConfigError(
+                    f"port {port} of 'health_port' is taken; choose another"
+                ) from None
+            raise
+        self._acceptor.start()
+        self.log.info(
+            "listens",
+            place=self.settings.endpoint(self.role),
+            tls=not self.settings.insecure,
+            kernels=self.kernels.name,
+            version=srcompile.__version__,
+        )
+
+    def stop(self) -> None:
+        """Take no more visits, wait for running sessions up to the setting `drain`, and end."""
+        if self._ended.is_set() or self._acceptor.ident is None:
+            return
+        self._ended.set()
+        self._acceptor.join()
+        self._listening.close()
+        end = time.monotonic() + self.settings.drain
+        self._join(end)
+        with self._lock:
+            left = list(self._open)
+            if left:
+                self.log.warning("ends sessions that still run", count=len(self._running))
+            for channel in left:
+                channel.interrupt()
+        self._join(time.monotonic() + 10)
+        if self._health is not None:
+            self._health.close()
+        self.store.close()
+        self.log.info("stopped")
+
+    def _join(self, end: float) -> None:
+        while (left := end - time.monotonic()) > 0:
+            with self._lock:
+                threads = list(self._visits)
+            if not threads:
+                return
+            threads[0].join(min(left, _POLL_S))
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the service takes no more visits."""
+        return self._ended.is_set()
+
+    # -- visits
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            connection = wait_for(self._listening, time.monotonic() + _POLL_S)
+            if connection is None:
+                continue
+            thread = threading.Thread(target=self._visit, args=(connection,), daemon=True)
+            with self._lock:
+                full = len(self._visits) >= _VISITS + 2 * self.settings.sessions
+                if not full:
+                    self._visits.add(thread)
+            if full:
+                self.log.warning("turns a visit away", reason="too many visits at once")
+                self.count(refused_visits=1)
+                connection.close()
+            else:
+                thread.start()
+
+    def _visit(self, connection: socket.socket) -> None:
+        try:
+            self._serve(connection)
+        finally:
+            with self._lock:
+                self._visits.discard(threading.current_thread())
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            visit = self._links.welcome(connection)
+        except (ProtocolError, OSError) as error:
+            self.count(refused_visits=1)
+            self.log.warning("turned a visitor away", reason=error)
+            return
+        with self._holding(visit.channel):
+            try:
+                self._handlers[visit.purpose](visit)
+            except (RunError, OSError) as error:
+                self.log.warning("a visit failed", peer=visit.role, reason=error)
+                visit.channel.fail(self.reason(error))
+            except Exception as error:  # a mistake of ours: it ends this visit, not the service
+                self.log.error("a visit failed", peer=visit.role, reason=type(error).__name__)
+                visit.channel.fail(self.reason(error))
+                raise
+
+    def reason(self, error: Exception) -> str:
+        """Return what others may know about an error."""
+        if isinstance(error, RunError):
+            return str(error)
+        return f"{NAMES[self.role]} has a problem ({type(error).__name__}); its log says more"
+
+    @contextlib.contextmanager
+    def _holding(self, channel: LinkChannel) -> Iterator[None]:
+        """Close a channel at the end, and interrupt it if the service cannot wait."""
+        with self._lock:
+            self._open.add(channel)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(channel)
+            channel.close()
+
+    @contextlib.contextmanager
+    def _session(self, session: str) -> Iterator[None]:
+        """Count a session as running. Raises ProtocolError if there are too many, or this one.
+
+        One that is about to end is waited for a little.
+        """
+        with self._changed:
+            if session in self._running:
+                raise ProtocolError("this session is running already")
+            limit = self.settings.sessions
+            if not self._changed.wait_for(lambda: len(self._running) < limit, _ENDING_S):
+                raise ProtocolError(
+                    f"{NAMES[self.role]} runs {len(self._running)} sessions, which is all that the "
+                    "setting 'sessions' allows; try again later"
+                )
+            self._running.add(session)
+        self.count(sessions=1)
+        try:
+            yield
+        except BaseException:
+            self.count(failed_sessions=1)
+            raise
+        finally:
+            with self._changed:
+                self._running.discard(session)
+                self._changed.notify()
+
+    # -- status
+
+    def state(self) -> dict[str, Any]:
+        """Return how the service is: what `srrun doctor` and `/health` show."""
+        with self._lock:
+            running = len(self._running)
+        return {
+            "role": self.role,
+            "version": srcompile.__version__,
+            "time": time.time(),
+            "kernels": self.kernels.name,
+            "sessions": running,
+            "deployed": self.store.deployed(),
+            "free_bytes": shutil.disk_usage(self.settings.state).free,
+            "processors": os.cpu_count() or 1,
+            "stopping": self.stopping,
+        }
+
+    def count(self, **counts: int) -> None:
+        """Add to what was counted."""
+        with self._lock:
+            now = asdict(self.counts)
+            self.counts = Counts(**{name: now[name] + counts.get(name, 0) for name in now})
+
+    def metrics(self) -> str:
+        """Return the metrics of `/metrics`."""
+        state, counts = self.state(), asdict(self.counts)
+        gauges = {"running_sessions": state["sessions"], "free_bytes": state["free_bytes"]}
+        return metrics_text(self.role, {**counts, **gauges})
+
+    def _status(self, visit: Visit) -> None:
+        visit.channel.send_json(self.state())
+
+    # -- deployments
+
+    def _receive_program(self, visit: Visit) -> tuple[str, Program]:
+        """Return a new deployment's identifier and its program, which the owner sends."""
+        deployment = checked_id(visit.fields.get("deployment"))
+        digest = checked_digest(visit.fields.get("digest"))
+        size = visit.fields.get("size")
+        if not isinstance(size, int) or not 0 < size <= MAX_JSON_BYTES:
+            raise ProtocolError(f"a program of {size} bytes cannot be deployed")
+        visit.channel.send_json({"welcome": True})
+        program = loads(bytes(visit.channel.receive(size)))
+        if program.digest() != digest:
+            raise ProtocolError("the program is not the one that was announced")
+        if program.target != "2pc":
+            raise ProtocolError("only programs for the target 2pc can be deployed")
+        return deployment, program.for_parties()
+
+    def _activate(self, visit: Visit, deployment: str, program: Program) -> None:
+        """Say that all is stored, and activate the deployment when the owner says so."""
+        visit.channel.send_json({"stored": True})
+        visit.channel.wait_at_most(self.settings.idle)  # for the slowest of the three roles
+        if visit.channel.receive_json().get("command") != "activate":
+            raise ProtocolError(f"{NAMES[visit.role]} did not activate the deployment")
+        self.store.activate(deployment, program.digest())
+        visit.channel.send_json({"active": True})
+        self.log.info("deployed", deployment=deployment[:8], program=program.digest()[:12])

@@ -1,0 +1,451 @@
+"""Roles as services: sessions one after the other and at once, deployments, restarts, doctor."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import srcompile
+from srcompile.ops import registry
+from srcompile.ops.interpreter import evaluate
+from srcompile.runtime import certificates as certificates_module
+from srcompile.runtime.certificates import make_certificates, renew_certificates
+from srcompile.runtime.client import share_weights
+from srcompile.runtime.errors import ConfigError, InputError, ProtocolError, RangeError
+from srcompile.runtime.gates import Bytes
+from srcompile.runtime.program import loads
+from srcompile.runtime.roles import LISTENING
+from srcompile.runtime.services import doctor
+from srcompile.runtime.services.client import Client, deploy
+from srcompile.runtime.services.doctor import examine
+from srcompile.runtime.services.health import METRICS
+from srcompile.runtime.services.links import MAY, Links
+from srcompile.runtime.services.party import PartyService
+from srcompile.runtime.spool import Record, Spool
+from tests.support.builds import BUILDS, compiled
+from tests.support.guarded import SMALL, guarded, with_mean
+from tests.support.services import (
+    POOL,
+    PROGRAM,
+    Processes,
+    Running,
+    client,
+    free_ports,
+    running,
+    settings_in,
+)
+
+COST = compiled(POOL).cost
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["tls", "insecure"])
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """Return running services with the pool deployed."""
+    settings = settings_in(tmp_path_factory.mktemp("cluster"), insecure=request.param)
+    with running(settings) as found:
+        yield found
+
+
+def check_inference(session: Client, number: int) -> None:
+    """Run an inference of the pool; result, route, bytes and rounds are as compiled."""
+    sample = POOL.samples[number]
+    result = session.infer(sample)
+    want, route = evaluate(POOL.module, sample, registry())
+    assert result.route == route
+    np.testing.assert_allclose(result.outputs["y"], want["y"], atol=0.01)
+    total = COST.total(route)
+    assert (result.online_bytes, result.rounds) == (total.online_bytes, total.rounds)
+
+
+def test_sessions_one_after_the_other_give_what_was_compiled(cluster: Running) -> None:
+    for _ in range(3):
+        with client(cluster.settings) as session:
+            for number in range(4):
+                check_inference(session, number)
+
+
+def test_weights_are_opened_once_for_all_sessions(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    sizes = []
+    with running(settings):
+        for _ in range(2):
+            with client(settings) as session:
+                sizes.append(session.setup_bytes)
+    # and after all roles were stopped and started
+    with running(settings, deployed=False), client(settings) as session:
+        sizes.append(session.setup_bytes)
+        check_inference(session, 0)
+    assert sizes == [COST.setup_bytes, (0, 0), (0, 0)]
+
+
+def test_one_party_that_lost_the_opened_weights_opens_them_again(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings), client(settings):
+        pass
+    (lost,) = (settings.state / "party1" / "deployments").glob("*/opened.npz")
+    lost.write_bytes(b"damaged")
+    with running(settings, deployed=False), client(settings) as session:
+        assert session.setup_bytes == COST.setup_bytes
+        check_inference(session, 0)
+
+
+def test_many_sessions_run_at_once(cluster: Running) -> None:
+    errors: list[BaseException] = []
+
+    def work(k: int) -> None:
+        try:
+            with client(cluster.settings) as session:
+                for number in range(3):
+                    check_inference(session, (k + number) % 5)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_more_sessions_than_allowed_are_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, sessions=1)
+    with running(settings), client(settings) as first:
+        check_inference(first, 0)
+        with pytest.raises(ProtocolError, match="runs 1 sessions, which is all that the setting"):
+            client(settings).__enter__()
+        check_inference(first, 1)
+
+
+def test_one_session_after_the_other_is_never_one_too_many(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, sessions=1)
+    with running(settings):
+        for _ in range(12):
+            with client(settings) as session:
+                check_inference(session, 0)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "session": {"session": "../../etc", "digest": "0" * 64, "deployment": "0" * 32},
+    "digest": {"session": "0" * 32, "digest": "..", "deployment": "0" * 32},
+    "deployment": {"session": "0" * 32, "digest": "0" * 64, "deployment": ["x"]},
+    "size": {"deployment": "0" * 32, "digest": "0" * 64, "size": 1 << 60, "session": None},
+    "negative": {"deployment": "0" * 32, "digest": "0" * 64, "size": -1, "session": 7},
+    "nothing": {},
+    "types": {"session": {}, "digest": 1.5, "deployment": None, "size": "1"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_a_visitor_says_is_checked(cluster: Running, wrong: str) -> None:
+    for (who, whom), purposes in MAY.items():
+        for purpose in purposes:
+            if purpose == "status" or (purpose == "peer" and wrong != "types"):
+                continue  # a session that nobody else comes for is waited for
+            with pytest.raises(ProtocolError, match="ended the session"):
+                Links(who, cluster.settings).dial(whom, purpose, **WRONG[wrong])
+    assert "has a problem" not in cluster.log()
+    with client(cluster.settings) as session:
+        check_inference(session, 0)
+
+
+def test_an_input_that_does_not_fit_leaves_the_session_open(cluster: Running) -> None:
+    with client(cluster.settings) as session:
+        with pytest.raises(InputError, match="the program takes"):
+            session.infer({"another": np.zeros(1)})
+        check_inference(session, 0)
+
+
+def test_a_value_out_of_range_leaves_the_session_open(tmp_path: Path) -> None:
+    settings, program = settings_in(tmp_path), guarded("relu").program
+    rng = np.random.default_rng(1)
+    within, beyond = with_mean(0.0, rng), with_mean(20 * SMALL, rng)
+    with running(settings, deployed=False):
+        deploy(program, settings)
+        with Client(program, settings) as session:
+            first = session.infer(within).outputs["y"]
+            with pytest.raises(RangeError, match="left the range that the program was calibrated"):
+                session.infer(beyond)
+            np.testing.assert_allclose(session.infer(within).outputs["y"], first, atol=0.01)
+
+
+def test_a_program_that_is_not_deployed_is_refused(cluster: Running) -> None:
+    program = compiled(BUILDS["mlp"]).program
+    with pytest.raises(ProtocolError, match="party 0 has no deployment of this program"):
+        Client(program, cluster.settings).__enter__()
+
+
+def test_two_programs_are_deployed_side_by_side(tmp_path: Path) -> None:
+    settings, mlp = settings_in(tmp_path), BUILDS["mlp"]
+    program = compiled(mlp).program
+    with running(settings):
+        deploy(program, settings)
+        with client(settings) as one, Client(program, settings) as other:
+            check_inference(one, 0)
+            got = other.infer(mlp.samples[0]).outputs["y"]
+    want, _ = evaluate(mlp.module, mlp.samples[0], registry())
+    np.testing.assert_allclose(got, want["y"], atol=0.01)
+
+
+def test_more_programs_than_allowed_are_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, deployments=1)
+    with running(settings):
+        with pytest.raises(ProtocolError, match="1 programs are deployed, which is all"):
+            deploy(compiled(BUILDS["mlp"]).program, settings)
+        deploy(PROGRAM, settings)  # the same program again replaces the one before
+        with client(settings) as session:
+            check_inference(session, 0)
+
+
+def test_a_program_deployed_again_has_fresh_seeds_and_the_old_weights_are_gone(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path)
+    seeds = []
+    with running(settings):
+        for _ in range(2):
+            with client(settings) as session:
+                check_inference(session, 0)
+                assert session.setup_bytes == COST.setup_bytes
+            folders = {r: list((settings.state / r / "deployments").iterdir()) for r in LISTENING}
+            assert [len(found) for found in folders.values()] == [1, 1, 1]
+            seeds.append((folders["dealer"][0] / "seeds").read_bytes())
+            deploy(PROGRAM, settings)
+    assert seeds[0] != seeds[1]
+
+
+def test_a_session_of_a_replaced_deployment_ends(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings):
+        session = client(settings).__enter__()
+        check_inference(session, 0)
+        deploy(PROGRAM, settings)
+        with pytest.raises(ProtocolError, match="was deployed again; open another session"):
+            session.infer(POOL.samples[0])
+
+
+def test_parties_with_different_deployments_say_so(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster:
+        digest = PROGRAM.digest()
+        store = cluster.parties[1].store
+        with store.adding("f" * 32, PROGRAM.for_parties()):
+            pass
+        store.activate("f" * 32, digest)
+        with pytest.raises(ProtocolError, match="have different deployments of this program"):
+            client(settings).__enter__()
+
+
+def test_a_dealer_that_lost_its_seeds_is_not_trusted_with_the_old_weights(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings), client(settings):
+        pass
+    (seeds,) = (settings.state / "dealer" / "deployments").glob("*/seeds")
+    seeds.write_bytes(bytes(32))
+    with (
+        running(settings, deployed=False),
+        pytest.raises(ProtocolError, match="has other seeds than when the program was deployed"),
+    ):
+        client(settings).__enter__()
+
+
+def test_secrets_on_disk_are_the_owners_alone_and_programs_have_no_weights(
+    cluster: Running,
+) -> None:
+    with client(cluster.settings) as session:
+        check_inference(session, 0)
+    for role in LISTENING:
+        folder = cluster.settings.state / role
+        paths = [folder, *folder.rglob("*")]
+        assert {p.stat().st_mode & 0o077 for p in paths} == {0}
+        (program,) = folder.glob("deployments/*/program.srp")
+        loaded = loads(program.read_bytes())
+        assert all(loaded.constants[name].data is None for name in loaded.weights())
+
+
+def test_logs_name_no_value(cluster: Running) -> None:
+    secret = 1.2345
+    inputs = {"x": np.full((1, 4), secret, np.float32)}
+    with client(cluster.settings) as session:
+        outputs = session.infer(inputs).outputs["y"]
+    for value in (secret, *outputs.ravel()):
+        assert str(abs(value))[:6] not in cluster.log()
+    seeds = list(cluster.settings.state.rglob("seeds"))
+    assert seeds
+    for file in seeds:
+        for half in (file.read_bytes()[:16], file.read_bytes()[16:]):
+            assert half.hex() not in cluster.log()
+            assert repr(half)[2:-1] not in cluster.log()
+
+
+def test_two_processes_do_not_share_a_state(cluster: Running) -> None:
+    second = replace(
+        cluster.settings, party0=replace(cluster.settings.party0, port=free_ports(1)[0])
+    )
+    with pytest.raises(ConfigError, match="is in use by another process"):
+        PartyService(0, second).start()
+
+
+def test_a_taken_port_is_named(tmp_path: Path, cluster: Running) -> None:
+    second = replace(cluster.settings, state=tmp_path)
+    place = cluster.settings.party0
+    with pytest.raises(ConfigError, match=f"party 0 cannot listen on 127.0.0.1 port {place.port}"):
+        PartyService(0, second).start()
+
+
+def test_weights_may_be_shares_from_files(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings, deployed=False):
+        deploy(PROGRAM.without_weights(), settings, share_weights(PROGRAM))
+        with client(settings) as session:
+            check_inference(session, 0)
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def test_processes_serve_drain_on_sigterm_and_recover_after_a_kill(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with Processes(tmp_path, settings) as processes:
+        deploy(PROGRAM, settings)
+        for role in LISTENING:
+            # given a session in which a role is killed
+            session = client(settings).__enter__()
+            check_inference(session, 0)
+            processes.kill(role)
+            # then it ends with an error that names who is gone
+            with pytest.raises(ProtocolError) as caught:
+                session.infer(POOL.samples[0])
+            name = {"dealer": "the dealer", "party0": "party 0", "party1": "party 1"}[role]
+            assert name in str(caught.value)
+            # and when the role is back, so is the service
+            processes.start(role)
+            with client(settings) as again:
+                check_inference(again, 1)
+        # a role that is stopped lets the running session end
+        session = client(settings).__enter__()
+        processes.processes["party0"].send_signal(signal.SIGTERM)
+        while "stops" not in processes.log("party0"):
+            pass
+        check_inference(session, 2)
+        session.__exit__()
+        assert processes.processes["party0"].wait(20) == 0
+        assert "Traceback" not in "".join(map(processes.log, LISTENING))
+
+
+# -- doctor, health -------------------------------------------------------------------------------
+
+
+def test_doctor_finds_nothing_wrong_with_a_running_cluster(cluster: Running) -> None:
+    for role in ("dealer", "party0", "party1", "client", "owner"):
+        findings = examine(role, cluster.settings, PROGRAM.digest())
+        assert [f for f in findings if not f.good] == []
+        assert len(findings) >= 6
+
+
+def test_doctor_says_what_is_wrong_and_what_would_do(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    # given a cluster in which party 1 does not run, nothing is deployed and a key is open to all
+    with PartyService(0, settings):
+        findings = {f.what: f for f in examine("client", settings, "0" * 64)}
+        assert not findings["party 1"].good
+        assert "cannot be reached" in findings["party 1"].found
+        assert findings["party 0"].good
+        assert findings["program 000000000000"].found == "not deployed at party 0"
+        assert "srrun deploy" in findings["program 000000000000"].advice
+    empty = replace(settings, certs=tmp_path / "none")
+    (finding,) = [f for f in examine("client", empty) if not f.good]
+    assert "there is no file" in finding.found
+    assert "srrun certs init" in finding.advice
+
+
+def test_doctor_looks_at_dates_versions_and_clocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_certificates(tmp_path, {}, days=20)
+    found = doctor._dates(tmp_path / "party0.pem")
+    assert (found.good, found.advice) == (True, "renew it soon: `srrun certs renew`")
+    monkeypatch.setattr(certificates_module, "_EARLIER", timedelta(days=2))
+    renew_certificates(tmp_path, {}, days=-1)
+    found = doctor._dates(tmp_path / "party0.pem")
+    assert not found.good
+    assert found.found.startswith("expired on")
+    assert not doctor._dates(tmp_path / "none.pem").good
+    monkeypatch.setattr(certificates_module, "_EARLIER", -timedelta(days=1))
+    renew_certificates(tmp_path, {})
+    assert doctor._dates(tmp_path / "party0.pem").advice == "set the clock"
+    # and at what a peer says of itself
+    now = time.time()
+    said = {"version": srcompile.__version__, "time": now + 5}
+    assert all(f.good for f in doctor._state_of("party 0", said, now, 0.1))
+    said = {"version": "0.0.1", "time": now + 500}
+    version, clock = doctor._state_of("party 0", said, now, 0.1)
+    assert not version.good
+    assert not clock.good
+    assert version.advice == f"install version {srcompile.__version__} everywhere"
+
+
+def test_health_and_metrics_count_what_was_done(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    settings = settings_in(tmp_path)
+    cluster = Running(settings)
+    watched = PartyService(0, replace(settings, health_port=port))
+    with watched, cluster.parties[1], cluster.dealer:
+        deploy(PROGRAM, settings)
+        with client(settings) as session:
+            check_inference(session, 0)
+            check_inference(session, 1)
+            base = f"http://127.0.0.1:{port}"
+            with urllib.request.urlopen(f"{base}/health") as answer:
+                state = json.load(answer)
+            with urllib.request.urlopen(f"{base}/metrics") as answer:
+                lines = answer.read().decode().splitlines()
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(f"{base}/other")
+            caught.value.close()
+    assert (state["sessions"], state["stopping"]) == (1, False)
+    values = {line.split("{")[0]: line.split()[1] for line in lines if not line.startswith("#")}
+    assert len(values) == len(METRICS)
+    assert values["srcompile_sessions_total"] == values["srcompile_running_sessions"] == "1"
+    assert values["srcompile_inferences_total"] == "2"
+    routes = [evaluate(POOL.module, POOL.samples[k], registry())[1] for k in (0, 1)]
+    online = sum(COST.total(route).online_bytes[0] for route in routes)
+    assert values["srcompile_online_bytes_total"] == str(online)
+
+
+def test_material_that_does_not_fit_into_memory_is_on_disk_and_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path, memory=0)
+    written: list[Path] = []
+    write = Spool.write
+
+    def noted(self: Spool, parts: Sequence[Bytes]) -> Record:
+        record = write(self, parts)
+        written.append(self._path(record))
+        return record
+
+    monkeypatch.setattr(Spool, "write", noted)
+    with running(settings):
+        with client(settings) as session:
+            check_inference(session, 0)
+            check_inference(session, 1)
+        session = client(settings).__enter__()
+        check_inference(session, 0)
+        session._close("this one ends with an error")
+    assert {p.parents[1] for p in written} == {settings.state / f"party{p}/spool" for p in (0, 1)}
+    assert not any(path.exists() for path in written)
