@@ -141,6 +141,8 @@ class _Quantiser:
         self.sizes: dict[str, float] = {}  # on this level, where known
         self.sound: dict[str, Range] = {}  # ranges that hold whatever the input
         self.fitted: dict[tuple[str, int], str] = {}
+        self.steep: set[str] = set()  # values that have the margin twice
+        self.exponentials: set[str] = set()
         self.users: dict[str, list[Node]] = {}
         for node in module.main.nodes():
             for name in dict.fromkeys(node.inputs):
@@ -240,8 +242,27 @@ class _Quantiser:
         type_ = node.type
         if not isinstance(type_, FloatType) or type_.range is None:
             raise CompileError(f"{node.op} has no calibrated range", node.loc)
-        top = max(abs(type_.range[0]), abs(type_.range[1]), 2.0**-10)
-        return (-top * self.formats.margin, top * self.formats.margin)
+        top = max(abs(type_.range[0]), abs(type_.range[1]), 2.0**-10) * self.margin_of(node.out)
+        return (-top, top)
+
+    def margin_of(self, name: str) -> float:
+        """Return how much larger than in calibration a value may get.
+
+        Squares grow with both factors, and sums of exponentials with the length of the text too:
+        they have the margin twice.
+        """
+        return self.formats.margin ** (2 if name in self.steep else 1)
+
+    def note_steep(self, node: Node) -> None:
+        """Note what grows like a square: squares, sums of exponentials, linear maps of such."""
+        squared = node.op == "mul" and node.inputs[0] == node.inputs[-1]
+        linear = node.op in _STEADY or node.op == "matmul"
+        if squared or (
+            linear and any(i in self.steep or i in self.exponentials for i in node.inputs)
+        ):
+            self.steep.add(node.out)
+        if node.op == "exp":
+            self.exponentials.add(node.out)
 
     # -- formats
 
@@ -307,6 +328,7 @@ class _Quantiser:
         inputs = [self.new.get(i, i) for i in node.inputs]
         op = self.ops[node.op]
         self.note_sound(node)
+        self.note_steep(node)
         rule = _RULES.get(node.op)
         if rule is not None:
             out = rule(self, node, inputs)
@@ -499,11 +521,14 @@ class _Quantiser:
                 node.loc,
                 "Check the calibration inputs, or shift or clamp the argument.",
             )
-        below, above = self.formats.widened(argument)
+        margin, top = self.margin_of(node.inputs[0]), max(map(abs, self.range_of(node)))
+        below, above = replace(self.formats, margin=margin).widened(argument)
         if lowest > -math.inf:  # keep away from a pole: divide rather than subtract
-            below = max(low / self.formats.margin, lowest)
+            below = max(low / margin, lowest)
+            if abs(float(op.at(np.array([below]), node.attrs)[0])) > top:
+                below = max(low / self.formats.margin, lowest)
         u = np.linspace(argument[1], above, 257)
-        fits = np.abs(op.at(u, node.attrs)) <= max(map(abs, self.range_of(node)))
+        fits = np.abs(op.at(u, node.attrs)) <= top
         return (below, float(u[max(0, int(np.argmin(fits)) - 1)]) if not fits.all() else above)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
@@ -592,6 +617,9 @@ def _interval_sum(known: list[Range], node: Node, q: _Quantiser) -> Range:
     count = math.prod(before) / max(math.prod(node.type.shape), 1)
     return (known[0][0] * count, known[0][1] * count)
 
+
+_STEADY = frozenset({"sum", "scale", "offset", "reshape", "transpose", "slice", "broadcast"})
+"""Linear ops of one operand, as far as they carry squares on."""
 
 _INTERVALS: Mapping[str, Callable[[list[Range], Node, _Quantiser], Range]] = {
     "add": lambda k, n, q: (k[0][0] + k[1][0], k[0][1] + k[1][1]),

@@ -128,9 +128,9 @@ def _digits(name: str, network: str) -> tuple[Any, dict[str, Any]]:
 def _transformer(
     part: str, length: int, data: Path, calibration: int, network: str
 ) -> tuple[Any, dict[str, Any]]:
-    from tests.bench.subjects import read_texts, subject
+    from tests.bench.subjects import calibration_texts, subject
 
-    found, texts = subject(part, length), read_texts(data, calibration)
+    found, texts = subject(part, length), calibration_texts(data, calibration)
     return found.compile(texts, network).program, found.arrays(texts[0])
 
 

