@@ -34,6 +34,8 @@ from srcompile.ops.rows import CELL_FRAC, thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
 from srcompile.runtime.program import narrowed
 
+EXPONENT = 4.0
+"""The size of exponents, at most: the error that they may have does not grow with them."""
 LEVELS_ABOVE = 8.0
 """How far above the last threshold of a row's top a value counts."""
 Range = tuple[float, float]
@@ -206,7 +208,7 @@ class _Quantiser:
         type_ = FixType(tuple(self.ops[op].shape(shapes, attrs)), self.bits(range_, frac), frac)
         base = name or f"%{op}"
         out, count = base, 1
-        while out in self.types:
+        while out in self.types or (not name and out in self.calibrated):  # graph names stay theirs
             count += 1
             out = f"{base}.{count}"
         self.types[out], self.ranges[out] = type_, range_
@@ -342,7 +344,8 @@ class _Quantiser:
         if size:
             self.sizes[out] = size
         if self.opened_for_several(node):
-            out = self.fit(out, size, more=1)
+            scores = any(user.op == "levels" for user in self.users[node.out])
+            out = self.fit(out, min(size, EXPONENT) if size and scores else size, more=1)
             if size:
                 self.sizes[out] = size
         self.new[node.out] = out
@@ -450,6 +453,8 @@ class _Quantiser:
         whole = isinstance(op, Equals)
         window = self.sound[node.inputs[0]] if whole else self.window(node, op)
         size = self.sizes.get(x)
+        if size and op.name == "exp":
+            size = min(size, EXPONENT)
         unit = 2.0 ** -self.type(x).frac
         centre = round((window[0] + window[1]) / 2 / unit) * unit
         around = (window[0] - centre, window[1] - centre)

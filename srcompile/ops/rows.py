@@ -21,7 +21,7 @@ BAND = 4.0
 """Rows whose maxima span less than this need no maximum: the exponential copes with it."""
 CELL_FRAC = 1
 """Fraction bits of what is compared with thresholds: by less than a half it may count as more."""
-STEPS = 32
+STEPS = 64
 """At most so many thresholds; they are 1 apart, or 2, 4, ... where the maxima spread widely."""
 
 

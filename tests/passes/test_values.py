@@ -192,3 +192,12 @@ def masked_needed(module: Module) -> None:
             assert all(ring[v] >= w for v, w in zip(values, widths, strict=True)), node
         elif linear or product:
             assert all(ring[v] >= own for v in values), node
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=str)
+def test_a_value_keeps_its_name_and_nothing_else_gets_it(build: Build) -> None:
+    """What compares a fixed value with the float one of its name (drift) relies on it."""
+    graph = {node.out: node for node in compiled(build).expanded.main.nodes() if node.out}
+    for node in quantise(compiled(build).expanded, OPS, PRECISE).main.nodes():
+        if node.out in graph:
+            assert node.op in (graph[node.out].op, "table")
