@@ -49,7 +49,7 @@ def main(count: int, network: str) -> None:
         )
         OUT.mkdir(exist_ok=True)
         compiled.save(OUT / "digits.srp")
-    print_report(console, "examples/digits/model.py", compiled.cost, compiled.leakage)
+    print_report(console, "examples/digits/model.py", compiled.cost_report())
     console.print(
         f"\nThe program is in [bold]{OUT / 'digits.srp'}[/bold]. Two parties run it now.\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,3 +218,10 @@ def test_oblivious_routing_selects_what_revealed_routing_runs(digits: Digits) ->
         expected, _ = evaluate(shown.stages.graph, {"image": image[None]}, registry())
         assert result.route is None
         np.testing.assert_allclose(result.outputs["output"], expected["output"], atol=0.06)
+
+
+def test_the_demo_runs_to_its_end() -> None:
+    demo = Path(__file__).parents[2] / "examples" / "digits" / "demo.py"
+    run = subprocess.run([sys.executable, demo], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Bytes and rounds as predicted, exactly" in run.stdout
