@@ -6,7 +6,7 @@ Bytes and rounds are read off the instructions, so they equal the counters of a 
 
 since in a round both parties send at once and wait for one message. What they compute between two
 messages counts for the slower of them. `message` is what a machine takes for a message besides the
-network: system calls, and waking up.
+network: system calls, and waking up, which takes longer after a longer wait.
 """
 
 from __future__ import annotations
@@ -131,10 +131,15 @@ class Cost:
         """What reports call the machine, or the two machines."""
         return " and ".join(dict.fromkeys(machine.name for machine in self.machines))
 
+    @property
+    def message_s(self) -> float:
+        """What the slower machine takes for a round's message, besides the network, in seconds."""
+        wait_s = self.network.rtt_ms / 2e3
+        return max(m.profile.message_s + m.profile.waking_s(wait_s) for m in self.machines)
+
     def seconds(self, cost: LayerCost) -> float:
         """Return the projected online time of `cost`."""
-        message_s = max(machine.profile.message_s for machine in self.machines)
-        local = cost.compute_s + cost.rounds * message_s
+        local = cost.compute_s + cost.rounds * self.message_s
         return local + self.network.seconds(max(cost.online_bytes), cost.rounds)
 
 

@@ -1,20 +1,23 @@
 """Measures a machine: makes a profile of what its kernels, instructions and messages take.
 
 Local work is measured in CPU time of one thread, so that whatever else runs on the machine does not
-count, and with operands as a run meets them: keys, masks and weights come from memory, for a run
-reads each of them once; values are in the caches. Messages are measured as rounds of a small
-program that a dealer and two parties run as processes, over loopback.
+count, and with operands as a run meets them: they come from memory. A run reads each key, mask and
+weight once, and between two steps on a value gates have read more than the caches hold. Messages
+are measured as rounds of a small program that a dealer and two parties run as processes, over
+loopback, and over a connection on which everything is late.
 """
 
 from __future__ import annotations
 
 import platform
+import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -25,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from srcompile.runtime import gates
+from srcompile.runtime.channels.tcp import listen
 from srcompile.runtime.cluster import LocalCluster
 from srcompile.runtime.engine import into, lay_out
 from srcompile.runtime.isa import INSTRUCTIONS, RingType, sign_key_type
@@ -35,16 +39,17 @@ from srcompile.runtime.program import Instruction, Layer, Program, SegmentInfo, 
 from srcompile.runtime.ring import Ring, canonical
 
 Action = Callable[[], object]
+Ends = tuple[socket.socket, socket.socket]
 
 ELEMENTS = (1, 256, 2048, 16384, 131072, 1048576)
 ROWS = (1, 8, 15, 16, 64, 128, 256)
-DEPTHS = (8, 32, 128, 384, 768, 3072)
-COLUMNS = (1, 8, 32, 128, 384, 768, 3072)
+DEPTHS = (8, 32, 128, 384, 1536)
+COLUMNS = (1, 8, 32, 128, 384, 1536)
 OUTPUTS = (1, 4, 16, 64, 128)
 CHANNELS = (1, 4, 16, 64)
 SIDES = (4, 8, 14, 28, 56)
 ENTRIES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-EXPANDED = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
+EXPANDED = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 OPEN_WIDTHS = {32: (4, 8, 12, 16, 20, 24, 28, 32), 64: (33, 40, 48, 56, 60, 64)}
 
 HELPER_FLAG = "--beside"
@@ -59,22 +64,24 @@ class Watch:
     cold_bytes: what is read in turns to come from memory rather than from a cache.
     inferences: of each program that measures rounds.
     round_bytes: the messages whose rounds are measured.
+    waits: how long messages of other rounds let parties wait, in seconds.
     """
 
     each_s: float = 0.004
-    most_s: float = 0.25
+    most_s: float = 0.2
     cold_bytes: int = 1 << 26
     inferences: int = 15
     round_bytes: tuple[int, ...] = (4, 4096, 65536, 524288, 4194304)
+    waits: tuple[float, ...] = (0.0005, 0.002, 0.02)
 
     def per_call(self, call: Callable[..., object], *operands: Any) -> float:
-        """Return the CPU seconds of a call with these operands, the lower quartile of samples."""
+        """Return the CPU seconds of a call with these operands, the median of samples."""
         action = partial(call, *operands)
         action()
         once = max(_cpu(action, 1), 1e-7)
         count = max(1, round(self.each_s / 5 / once))
-        samples = sorted(_cpu(action, count) for _ in range(5 if once * 3 < self.each_s else 3))
-        return samples[len(samples) // 4]
+        many = 5 if once * 3 < self.each_s else 3
+        return statistics.median(_cpu(action, count) for _ in range(many))
 
 
 def _cpu(action: Action, count: int) -> float:
@@ -115,14 +122,19 @@ class Meter:
         elements: Ring = repeated.view(dtype).reshape(shape).copy()
         return elements
 
-    def cold(self, dtype: Any, *shape: int) -> Turns:
-        """Return uniform arrays that lie one behind the other in the pool."""
+    def cold(self, dtype: Any, *shape: int, quarter: int = 0) -> Turns:
+        """Return uniform arrays that lie one behind the other in the pool, to be read in turns.
+
+        quarter: of the pool, where the first one lies. What is read or written together begins in
+        different ones.
+        """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if size > self.pool.size:
             return Turns([self.ring(dtype, *shape)])
         step = -(-size // 64) * 64
         places = range(0, self.pool.size - size + 1, step)[:4096]
-        return Turns([self.pool[p : p + size].view(dtype).reshape(shape) for p in places])
+        arrays = [self.pool[p : p + size].view(dtype).reshape(shape) for p in places]
+        return Turns(arrays, len(arrays) * quarter // 4)
 
 
 Measure = Callable[[Meter], dict[str, Grid]]
@@ -176,8 +188,7 @@ def _elementwise(meter: Meter) -> dict[str, Grid]:
     found: dict[str, list[float]] = {}
     for bits, n in product((32, 64), ELEMENTS):
         dtype = ring_dtype(bits)
-        x, out = meter.ring(dtype, n), np.empty(n, dtype)
-        cold = meter.cold(dtype, n)
+        x, cold, out = (meter.cold(dtype, n, quarter=k) for k in range(3))
         by, low = dtype.type(3), dtype.type(7)
         side = max(1, round(n**0.5))
         turned = meter.ring(dtype, max(1, n // side), side).T
@@ -189,7 +200,7 @@ def _elementwise(meter: Meter) -> dict[str, Grid]:
             f"copy.{bits}": partial(_with_cold, np.copyto, out, cold),
             f"gather.{bits}": partial(np.copyto, dense, turned),
         }
-        actions |= _wide_gates(bits, meter.ring(np.uint32, n), cold)
+        actions |= _wide_gates(bits, n, meter.cold(np.uint32, n, quarter=3), cold)
         if bits == 64:
             actions["narrow"] = partial(_with_cold, _narrow, np.uint32, cold)
         turning = meter.watch.per_call(_with_cold, _ignore, x, cold, out)
@@ -200,18 +211,18 @@ def _elementwise(meter: Meter) -> dict[str, Grid]:
     return {name: Grid((ELEMENTS,), tuple(seconds)) for name, seconds in found.items()}
 
 
-def _wide_gates(bits: int, x: Ring, share: Turns) -> dict[str, Action]:
+def _wide_gates(bits: int, n: int, x: Turns, share: Turns) -> dict[str, Action]:
     """Gates from a wire of 30 bits into a ring of more bits, or of `bits`, with fresh shares."""
-    old, width = RingType("masked", 30, x.shape), 31 if bits == 32 else 48
+    old, width = RingType("masked", 30, (n,)), 31 if bits == 32 else 48
 
-    def multiply(*s: Ring) -> Ring:
+    def multiply(x: Ring, *s: Ring) -> Ring:
         shares = (s[0], s[1]), (s[2], s[3]), (s[4], s[5], s[6], s[7])
         return gates.multiply(0, (old, old), width, (x, x), *shares)
 
     return {
         f"extend.{bits}": partial(_with_cold, gates.extend, 0, old, width, x, *[share] * 2),
         f"square.{bits}": partial(_with_cold, gates.square, 0, old, width, x, *[share] * 4),
-        f"multiply.{bits}": partial(_with_cold, multiply, *[share] * 8),
+        f"multiply.{bits}": partial(_with_cold, multiply, x, *[share] * 8),
     }
 
 
@@ -240,8 +251,9 @@ def _sums(meter: Meter) -> dict[str, Grid]:
         dtype = ring_dtype(bits)
         seconds = []
         for count, length in product(rows, lengths):
-            x, out = meter.ring(dtype, count, length), np.empty(count, dtype)
-            seconds.append(meter.watch.per_call(np.add.reduce, x, 1, dtype, out))
+            x, out = meter.cold(dtype, count, length), np.empty(count, dtype)
+            action = partial(_with_cold, np.add.reduce, x, 1, dtype, out)
+            seconds.append(meter.watch.per_call(action))
         grids[f"sum.{bits}"] = Grid((rows, lengths), tuple(seconds))
     return grids
 
@@ -252,16 +264,15 @@ def _openings(meter: Meter) -> dict[str, Grid]:
         dtype = ring_dtype(bits)
         seconds = []
         for n, w in product(ELEMENTS, widths):
-            x, own = meter.ring(dtype, n), np.empty(n, dtype)
-            masks = meter.cold(dtype, n)
+            operands = [meter.cold(dtype, n, quarter=k) for k in range(3)]
             message = np.empty(packed_bytes(n, w), np.uint8)
 
-            def opened(x: Ring = x, own: Ring = own, masks: Turns = masks, w: int = w,
+            def opened(x: Ring, masks: Ring, own: Ring, w: int = w,
                        message: gates.Bytes = message) -> None:  # fmt: skip
-                meter.kernels.add_pack(x, masks.next(), w, own, message)
+                meter.kernels.add_pack(x, masks, w, own, message)
                 meter.kernels.unpack_add(message, own, w, out=own)
 
-            seconds.append(meter.watch.per_call(opened))
+            seconds.append(meter.watch.per_call(_with_cold, opened, *operands))
         grids[f"open.{bits}"] = Grid((ELEMENTS, tuple(map(float, widths))), tuple(seconds))
     return grids
 
@@ -373,7 +384,7 @@ def _tables(meter: Meter) -> dict[str, Grid]:
     for lane, k in product(LANES, (1, 2, 3)):
         each = [_table_s(meter, e, k, lane, 1, part)[1] for e, part in product(ENTRIES, EXPANDED)]
         grids[f"table.{lane}.{k}"] = Grid((ENTRIES, EXPANDED), tuple(each))
-    several, many = (16, 128, 512, 2048), (2, 8, 24)
+    several, many = (16, 64, 128, 256, 512, 2048), (2, 8, 16, 36)
     for lane in LANES:
         each = [_table_s(meter, e, 1, lane, t, 1.0)[1] for e, t in product(several, many)]
         grids[f"tables.{lane}"] = Grid((several, many), tuple(each))
@@ -498,20 +509,83 @@ def _rounds(watch: Watch, grids: dict[str, Grid]) -> dict[str, Grid]:
         without = _online_s(chain(n, 0), watch.inferences)
         taken = (_online_s(chain(n, count), watch.inferences) - without) / count
         local = grids["open.32"].at(n, 32) + grids["add.32"].at(n) + 2 * step
+        fixed.append(max(without - max(taken - local, 0.0) - grids["add.32"].at(n), 1e-6))
         rounds.append(max(taken - local, 1e-6))
-        fixed.append(max(without - rounds[0] - grids["add.32"].at(n), 1e-6))
     return {
         "input": Grid((tuple(size / 4 for size in watch.round_bytes),), tuple(fixed)),
         "round": Grid((tuple(map(float, watch.round_bytes)),), tuple(rounds)),
+        "waking": Grid(((0.0, *watch.waits),), (0.0, *(_waking_s(watch, s) for s in watch.waits))),
     }
 
 
-def _online_s(program: Program, inferences: int) -> float:
+def _online_s(program: Program, inferences: int, ends: Ends | None = None) -> float:
     (tensor,) = program.inputs
     x = np.ones(tensor.shape, np.float32)
-    with LocalCluster(program) as cluster:
+    with LocalCluster(program, link=ends) as cluster:
         cluster.infer({"x": x})
         return statistics.median(cluster.infer({"x": x}).online_s for _ in range(inferences))
+
+
+def _waking_s(watch: Watch, wait_s: float) -> float:
+    """Return how much longer a round takes if messages let parties wait, besides that time.
+
+    They sleep meanwhile, and what they compute with leaves the caches.
+    """
+    count, inferences = 16, min(watch.inferences, 7)
+    with _delaying(wait_s) as ends:
+        there_s = _echo_s(*ends, count) / 2
+    with _delaying(wait_s) as ends:
+        slow_s = _online_s(chain(1, count), inferences, ends)
+    return max((slow_s - _online_s(chain(1, count), inferences)) / count - there_s, 0.0)
+
+
+def _echo_s(first: socket.socket, second: socket.socket, count: int) -> float:
+    """Return the seconds until a byte is back."""
+
+    def answer() -> None:
+        for _ in range(count):
+            second.sendall(second.recv(1))
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        first.sendall(b"x")
+        first.recv(1)
+        taken.append(time.perf_counter() - start)
+    answering.join()
+    return statistics.median(taken)
+
+
+@contextmanager
+def _delaying(delay_s: float) -> Iterator[Ends]:
+    """Give the ends of a connection on which everything is late."""
+    with ExitStack() as ends:
+        (near, first), (far, second) = (tuple(map(ends.enter_context, _pair())) for _ in range(2))
+        both = [(delay_s, first, second), (delay_s, second, first)]
+        pumps = [threading.Thread(target=_pump, args=way, daemon=True) for way in both]
+        for pump in pumps:
+            pump.start()
+        yield near, far
+    for pump in pumps:
+        pump.join()
+
+
+def _pair() -> Ends:
+    with listen() as listener:
+        connecting = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    for end in (connecting, accepted):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connecting, accepted
+
+
+def _pump(delay_s: float, source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            time.sleep(delay_s)
+            sink.sendall(data)
 
 
 # -- all of them -----------------------------------------------------------------------------------
@@ -526,7 +600,11 @@ FAMILIES: dict[str, Measure] = {
     "tables": _tables,
     "signs": _signs,
 }
-"""What is measured in each process, in order; rounds come after them."""
+"""What is measured in each process; rounds come after them."""
+QUICK = ("steps", "elements", "sums", "openings", "signs")
+TURNS = (*QUICK, "tables", *QUICK, "products", *QUICK, "convolutions", "tables", *QUICK)
+"""The order. A machine that is shared is slower at one moment than at another: what is measured in
+less than a second is measured several times, with much in between."""
 
 
 def measure(
@@ -540,16 +618,24 @@ def measure(
     beside: another process does the same at the same time, as where both parties share a machine.
     """
     meter = Meter(kernels, watch)
-    grids: dict[str, Grid] = {}
+    found: dict[str, list[Grid]] = {}
     with _helper(beside, kernels, meter.watch) as helper:
-        for family, measured in FAMILIES.items():
-            tell(family)
+        for number, family in enumerate(TURNS):
+            tell(f"{family} ({number + 1} of {len(TURNS)})")
             helper(family)
-            grids |= measured(meter)
+            for name, grid in FAMILIES[family](meter).items():
+                found.setdefault(name, []).append(grid)
             helper("")
+    grids = {name: _median(same) for name, same in found.items()}
     tell("rounds")
     grids |= _rounds(watch, grids)
     return Profile(processor(), kernels.name, 2 if beside else 1, grids)
+
+
+def _median(grids: Sequence[Grid]) -> Grid:
+    """Return the medians of the same grid, measured several times."""
+    times = zip(*(grid.seconds for grid in grids), strict=True)
+    return Grid(grids[0].axes, tuple(map(statistics.median, times)))
 
 
 def processor() -> str:

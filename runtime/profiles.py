@@ -52,6 +52,7 @@ GRIDS: Mapping[str, tuple[str, ...]] = {
     "nonneg": ("levels",),
     "input": ("elements",),
     "round": ("bytes",),
+    "waking": ("seconds",),
 }
 """The grids of a profile, and what their axes count. docs/files.md says what each measures."""
 
@@ -102,6 +103,11 @@ class Profile:
     def message_s(self) -> float:
         """What a round takes for its message, besides the network's latency."""
         return self.grids["round"].at(0.0)
+
+    def waking_s(self, wait_s: float) -> float:
+        """Return what a round takes besides, if it lets a party wait for its message so long."""
+        waits, (*_, longest) = self.grids["waking"].axes[0], self.grids["waking"].seconds
+        return longest if wait_s > waits[-1] else self.grids["waking"].at(wait_s)
 
     @cached_property
     def byte_s(self) -> float:

@@ -12,7 +12,7 @@ from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.measure import Watch, measure
 from srcompile.runtime.profiles import stored_path, write_profile
 
-BRIEF = Watch(1e-4, 1e-3, cold_bytes=1 << 23, inferences=3, round_bytes=(4, 65536))
+BRIEF = Watch(1e-4, 1e-3, cold_bytes=1 << 23, inferences=3, round_bytes=(4, 65536), waits=(0.0005,))
 
 
 @click.command()

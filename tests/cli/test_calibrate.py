@@ -65,7 +65,7 @@ def test_calibrate_writes_a_profile_where_it_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # given a watch that measures for a moment only
-    moment = Watch(1e-5, 1e-4, cold_bytes=1 << 20, inferences=1, round_bytes=(4,))
+    moment = Watch(1e-5, 1e-4, cold_bytes=1 << 20, inferences=1, round_bytes=(4,), waits=(0.0005,))
     monkeypatch.setattr(command, "BRIEF", moment)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     # when the machine is measured

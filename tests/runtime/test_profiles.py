@@ -30,7 +30,7 @@ from srcompile.runtime.profiles import (
     write_profile,
 )
 
-MOMENT = Watch(1e-5, 1e-4, cold_bytes=1 << 20, inferences=1, round_bytes=(4,))
+MOMENT = Watch(1e-5, 1e-4, cold_bytes=1 << 20, inferences=1, round_bytes=(4,), waits=(0.0005,))
 AXES = ((1.0, 4.0, 64.0), (8.0, 16.0, 100.0))
 
 # -- grids ----------------------------------------------------------------------------------------
