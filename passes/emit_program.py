@@ -76,9 +76,9 @@ class _Emitter:
         found = {}
         for name, const in self.module.consts.items():
             assert isinstance(const.type, RingType)
-            if const.data is None and not const.secret:
+            if const.source is None and not const.secret:
                 raise CompileError(f"the data of the public constant {name} is missing")
-            found[name] = Constant(const.type, const.data)
+            found[name] = Constant(const.type, const.source)
         return MappingProxyType(found)
 
 

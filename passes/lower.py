@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol as TypingProtocol
 
@@ -19,6 +20,8 @@ from srcompile.ir.graph import NO_ATTRS, Array, Attr, Const, Function, Module, N
 from srcompile.ir.types import FixType
 from srcompile.runtime import isa
 from srcompile.runtime.isa import RingType
+from srcompile.runtime.kernels import ring_dtype
+from srcompile.runtime.source import Source, array_of
 
 PHASES = ("dealer", "prepare", "online")
 
@@ -185,9 +188,12 @@ class ProgramBuilder:
         name = operand
         while name in self._consts and self._consts[name].type != RingType(kind, width, shape):
             name = f"{operand}.w{width}"
-        self._consts[name] = Const(
-            RingType(kind, width, shape), source.secret, ring_data(source.data, width)
-        )
+        elements: Source = None
+        if source.source is not None:
+            elements = partial(_elements, source.source, width)
+        if not source.secret:  # these are small, and read often
+            elements = array_of(elements)
+        self._consts[name] = Const(RingType(kind, width, shape), source.secret, elements)
         return name
 
     def zero(self, operand: str, width: int) -> str:
@@ -197,16 +203,16 @@ class ProgramBuilder:
         name = base
         while name in self._consts and self._consts[name].type != RingType("public", width, shape):
             name = f"{base}.w{width}"
-        data = ring_data(np.zeros(shape, np.int64), width)
+        data = np.zeros(shape, ring_dtype(width))
         self._consts[name] = Const(RingType("public", width, shape), False, data)
         return name
 
 
-def ring_data(data: Array | None, width: int) -> Array | None:
-    """Return integers as elements of Z_(2^width), in the smallest dtype the runtime uses."""
-    if data is None:
-        return None
-    words = data.astype(np.int64).astype(np.uint64)
-    if width < 64:
-        words &= np.uint64((1 << width) - 1)
-    return words.astype(np.uint32) if width <= 32 else words
+def _elements(source: Source, width: int) -> Array:
+    """Return integers as elements of Z_(2^width), in the dtype that the runtime has for them."""
+    integers, dtype = array_of(source), ring_dtype(width)
+    assert integers is not None
+    assert integers.dtype.kind in "iu", integers.dtype
+    words = integers.astype(dtype)  # modulo 2^32 or 2^64
+    words &= dtype.type((1 << width) - 1)
+    return words

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -33,6 +34,7 @@ from srcompile.ops.functions import Function as FunctionOp
 from srcompile.ops.rows import CELL_FRAC, thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
 from srcompile.runtime.program import narrowed
+from srcompile.runtime.source import Source
 
 EXPONENT = 4.0
 """The size of exponents, at most: the error that they may have does not grow with them."""
@@ -143,6 +145,7 @@ class _Quantiser:
         self.sizes: dict[str, float] = {}  # on this level, where known
         self.sound: dict[str, Range] = {}  # ranges that hold whatever the input
         self.fitted: dict[tuple[str, int], str] = {}
+        self.made: dict[tuple[str, int], str] = {}  # constants by name and fraction bits
         self.steep: set[str] = set()  # values that have the margin twice
         self.exponentials: set[str] = set()
         self.users: dict[str, list[Node]] = {}
@@ -222,17 +225,40 @@ class _Quantiser:
         assert isinstance(type_, FixType)
         return type_
 
-    def const(self, name: str, data: Array, frac: int, secret: bool) -> str:
-        """Add the integers `data`; the same name with the same format is added once."""
+    def table(self, name: str, data: Array, frac: int) -> str:
+        """Add the integers `data`, a public constant."""
         top = float(np.max(np.abs(data), initial=1.0)) / 2.0**frac
         type_ = FixType(tuple(data.shape), _bits((-top, top), frac), frac)
+        return self.const(name, type_, False, narrowed(data))
+
+    def rounded(self, name: str, frac: int) -> str:
+        """Add the integers nearest to the constant `name` times 2^frac.
+
+        Those of weights that a pass has made are not kept: they are made of the floats when they
+        are read. The model's own may change meanwhile, if somebody trains it.
+        """
+        if (name, frac) in self.made:
+            return self.made[name, frac]
+        const = self.module.consts[name]
+        floats = const.data
+        assert floats is not None
+        ends = np.array([floats.min(initial=0), floats.max(initial=0)], floats.dtype)
+        top = float(np.max(np.abs(_integers(ends, frac)), initial=1.0)) / 2.0**frac
+        type_ = FixType(tuple(floats.shape), _bits((-top, top), frac), frac)
+        made = partial(_stored, floats, frac)
+        lazily = const.secret and _is_ours(floats)
+        out = self.const(name, type_, const.secret, made if lazily else made())
+        self.made[name, frac] = out
+        return out
+
+    def const(self, name: str, type_: FixType, secret: bool, source: Source) -> str:
+        """Add a constant; the same name with the same format and data is added once."""
+        new = Const(type_, secret, source)
         out, count = name, 1
-        while out in self.consts and not (
-            self.consts[out].type == type_ and np.array_equal(self.consts[out].data, data)  # type: ignore[arg-type]
-        ):
+        while out in self.consts and not _equal(self.consts[out], new):
             count += 1
             out = f"{name}.{count}"
-        self.consts[out] = Const(type_, secret, narrowed(data))
+        self.consts.setdefault(out, new)
         return out
 
     # -- ranges
@@ -302,20 +328,15 @@ class _Quantiser:
     def weight(self, name: str) -> str:
         """Return a constant factor as integers of weight_bits bits (whole numbers as they are)."""
         const = self.module.consts[name]
-        data = np.asarray(const.data, np.float64)
+        data = np.asarray(const.data)
         whole = not const.secret and bool(np.all(data == np.rint(data)))
-        top = float(np.max(np.abs(data), initial=2.0**-20))
-        size = float(np.sqrt(np.mean(np.square(data)))) if data.size else 0.0
+        top = max(2.0**-20, float(data.max(initial=0)), -float(data.min(initial=0)))
+        size = float(np.sqrt(np.mean(np.square(data, dtype=np.float64)))) if data.size else 0.0
         frac = self.frac_for((-top, top), self.formats.weight_bits)
         if size and self.formats.precision_bits:
             frac = min(frac, self.formats.precision_bits - math.floor(math.log2(size)))
         frac = 0 if whole else frac
-        return self.const(name, _integers(const.data, frac), frac, const.secret)
-
-    def summand(self, name: str, frac: int) -> str:
-        """Return a constant summand with `frac` fraction bits."""
-        const = self.module.consts[name]
-        return self.const(name, _integers(const.data, frac), frac, const.secret)
+        return self.rounded(name, frac)
 
     def raised(self, name: str, frac: int) -> str:
         """Return `name` with more fraction bits: an exact public factor 2^k."""
@@ -375,7 +396,7 @@ class _Quantiser:
 
     def input(self, node: Node, inputs: list[str]) -> str:
         if node.attrs.get("bits"):
-            table = [self.summand(i, 0) for i in inputs]
+            table = [self.rounded(i, 0) for i in inputs]
             return self.emit("input", table, 0, (0.0, 1.0), node.attrs, node.out)
         range_ = self.range_of(node)
         for name in inputs:  # the client's table: whatever row it takes lies in its range
@@ -383,7 +404,7 @@ class _Quantiser:
             range_ = (float(data.min(initial=0.0)), float(data.max(initial=0.0)))
         assert isinstance(node.type, FloatType)
         frac = self.precise(range_, node.type.size)
-        table = [self.summand(i, frac) for i in inputs]
+        table = [self.rounded(i, frac) for i in inputs]
         return self.emit("input", table, frac, range_, node.attrs, node.out)
 
     def result(self, node: Node, inputs: list[str]) -> str:
@@ -399,7 +420,7 @@ class _Quantiser:
         values = [i for i in inputs if not i.startswith("@")]
         frac = max(self.type(v).frac for v in values)
         operands = [
-            self.summand(i, frac) if i.startswith("@") else self.raised(i, frac) for i in inputs
+            self.rounded(i, frac) if i.startswith("@") else self.raised(i, frac) for i in inputs
         ]
         return self.emit(node.op, operands, frac, self.range_of(node), node.attrs, node.out)
 
@@ -488,7 +509,7 @@ class _Quantiser:
             x = self.emit("offset", [x], type_.frac, wider, {"by": 0})
             self.ranges[x] = around
         tables = [
-            self.const(f"@{node.out[1:]}.t{m}", table, spec.frac - m * type_.frac, False)
+            self.table(f"@{node.out[1:]}.t{m}", table, spec.frac - m * type_.frac)
             for m, table in enumerate(spec.tables)
         ]
         attrs: dict[str, Attr] = {"index_bits": spec.index_bits, "low_bits": spec.low_bits}
@@ -507,7 +528,7 @@ class _Quantiser:
         value, steps = cells / 2.0**type_.frac, thresholds(node.attrs)
         # far above the last threshold nothing is supported: those entries cost nothing
         reached = (value >= steps[:, None]) & (value < steps[-1] + LEVELS_ABOVE)
-        table = self.const(f"@{node.out[1:]}.t0", reached.astype(np.int64), 0, False)
+        table = self.table(f"@{node.out[1:]}.t0", reached.astype(np.int64), 0)
         attrs: dict[str, Attr] = {"index_bits": type_.bits, "low_bits": 0}
         return self.emit("table", [x, table], 0, (0.0, 1.0), attrs, node.out)
 
@@ -573,9 +594,25 @@ def _bits(range_: Range, frac: int, headroom: bool = False) -> int:
     return max(2, 1 + (top * 16 // 15 if headroom else top).bit_length())
 
 
-def _integers(data: Array | None, frac: int) -> Array:
+def _equal(a: Const, b: Const) -> bool:
+    return a.type == b.type and np.array_equal(np.asarray(a.data), np.asarray(b.data))
+
+
+def _is_ours(data: Array) -> bool:
+    """Return whether NumPy made the memory of an array: what the front end takes from torch is the
+    model's, and that of nobody else."""
+    while isinstance(data.base, np.ndarray):
+        data = data.base
+    return data.flags.owndata
+
+
+def _stored(data: Array, frac: int) -> Array:
+    """Return the integers nearest to data * 2^frac, in the smallest dtype that holds them."""
+    return narrowed(_integers(data, frac))
+
+
+def _integers(data: Array, frac: int) -> Array:
     """Return data * 2^frac rounded, as floats: exact in single precision too."""
-    assert data is not None
     scaled = np.ldexp(data if data.dtype.kind == "f" else data.astype(np.float64), frac)
     return np.asarray(np.rint(scaled, out=scaled))
 

@@ -46,15 +46,15 @@ def share_weights(program: Program) -> Shares:
 def check_weights(program: Program) -> None:
     """Raise ProgramError unless the program carries all its weights."""
     for name in program.weights():
-        if program.constants[name].data is None:
+        if program.constants[name].source is None:
             raise ProgramError(f"the program does not carry the weight {name}; give shares of it")
 
 
 def share_weight(program: Program, name: str, first: Ring) -> tuple[Ring, Ring]:
     """Return additive shares of a weight that the program carries; `first` is uniform, fresh."""
-    const = program.constants[name]
-    assert const.data is not None
-    return first, np.asarray(const.data - first)
+    data = program.constants[name].data
+    assert data is not None
+    return first, np.asarray(data - first)
 
 
 def check_shares(program: Program, shares: Mapping[str, Array]) -> dict[str, Ring]:

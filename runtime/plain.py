@@ -22,7 +22,7 @@ class PlainRunner:
 
     def __init__(self, program: Program, kernels: Kernels) -> None:
         self._program, self._engine = program, Engine(program, kernels)
-        if any(program.constants[name].data is None for name in program.weights()):
+        if any(program.constants[name].source is None for name in program.weights()):
             raise ProgramError("the program does not carry its weights")
         self._inputs = {t.name: t for t in program.inputs}
         self._outputs = {t.name: t for t in program.outputs}
@@ -31,7 +31,7 @@ class PlainRunner:
             "plain_output": self._write,
             "plain_route": self._route,
             "plain_guard": self._guard,
-            "plain_weight": lambda i, t: lambda run: program.constants[i.inputs[0]].data,
+            "plain_weight": self._weight,
         }
         self._routes = {s.route for s in program.segments[1:]} or {None}
         bodies = program.functions["online"]
@@ -61,6 +61,10 @@ class PlainRunner:
     def _read(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         tensor = self._inputs[str(i.attrs["name"])]
         return lambda run: encode(tensor, run.inputs[tensor.given]).reshape(tensor.shape)
+
+    def _weight(self, i: Instruction, types: Sequence[RingType]) -> Compute:
+        data = self._program.constants[i.inputs[0]].data
+        return lambda run: data
 
     def _write(self, i: Instruction, types: Sequence[RingType]) -> Compute:
         tensor, width = self._outputs[str(i.attrs["name"])], types[0].width

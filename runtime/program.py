@@ -21,16 +21,17 @@ from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from srcompile.runtime.check import PHASES, CheckError, check
 from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.isa import KINDS, Attr, RingType
 from srcompile.runtime.kernels import ring_dtype
+from srcompile.runtime.source import Array, Source, array_of
 
 FORMAT = 2
 MAX_JSON_BYTES = 1 << 30
-Array = NDArray[np.generic]
+NPY_HEADER = 128
+"""About how long the header of a .npy file is, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,18 @@ class SegmentInfo:
 
 @dataclass(frozen=True)
 class Constant:
-    """A constant's type, and its data unless it is left out; a weight's type has kind share."""
+    """A constant's type, and its data unless it is left out; a weight's type has kind share.
+
+    Weights that were just compiled are made whenever `data` is read (runtime/source.py).
+    """
 
     type: RingType
-    data: Array | None = field(default=None, compare=False)
+    source: Source = field(default=None, compare=False)
+
+    @property
+    def data(self) -> Array | None:
+        """Its elements, None if they are left out."""
+        return array_of(self.source)
 
     @property
     def secret(self) -> bool:
@@ -177,7 +186,7 @@ class Program:
     def without_weights(self) -> Program:
         """Return this program with no data of secret constants: what a party may see."""
         public = {
-            name: replace(const, data=None) if const.secret else const
+            name: replace(const, source=None) if const.secret else const
             for name, const in self.constants.items()
         }
         return replace(self, constants=MappingProxyType(public))
@@ -191,8 +200,8 @@ class Program:
         """Return the SHA-256 of all that the parties must agree on; weights are not part of it."""
         state = hashlib.sha256(_json_text(self).encode())
         for const in self.constants.values():
-            if not const.secret and const.data is not None:
-                state.update(np.ascontiguousarray(const.data).tobytes())
+            if not const.secret and (data := const.data) is not None:
+                state.update(np.ascontiguousarray(data).tobytes())
         return state.hexdigest()
 
     def check(self) -> None:
@@ -276,17 +285,19 @@ def _write_archive(out: IO[bytes], program: Program) -> None:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo("program.json"), _json_text(program))
         for number, const in enumerate(program.constants.values()):
-            if const.data is not None:
-                _write(archive, f"constants/{number}.npy", const.data)
+            if (data := const.data) is not None:
+                _write(archive, f"constants/{number}.npy", data)
         for number, tensor in enumerate(program.inputs):
             if tensor.encoding.table is not None:
                 _write(archive, f"tables/{number}.npy", narrowed(tensor.encoding.table))
 
 
 def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
-    array = io.BytesIO()
-    np.save(array, np.ascontiguousarray(data), allow_pickle=False)
-    archive.writestr(zipfile.ZipInfo(name), array.getvalue())
+    """Write an array into its member of the archive, without a copy of it in memory."""
+    info = zipfile.ZipInfo(name)
+    info.file_size = data.nbytes + NPY_HEADER
+    with archive.open(info, "w") as member:
+        np.lib.format.write_array(member, np.ascontiguousarray(data), allow_pickle=False)
 
 
 def narrowed(table: Array) -> Array:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from srcompile.errors import Loc
 from srcompile.ir.types import Type
+from srcompile.runtime.source import Source, array_of
 
 Attr = int | float | bool | str | tuple[int, ...]
 Array = NDArray[Any]  # floats on the graph level, integers below
@@ -64,11 +65,19 @@ class Function:
 
 @dataclass(frozen=True)
 class Const:
-    """A tensor the program carries. A secret one reaches the parties only as shares."""
+    """A tensor the program carries. A secret one reaches the parties only as shares.
+
+    Weights below the graph level are made of floats whenever `data` is read (runtime/source.py).
+    """
 
     type: Type
     secret: bool
-    data: Array | None = field(default=None, compare=False)
+    source: Source = field(default=None, compare=False)
+
+    @property
+    def data(self) -> Array | None:
+        """Its elements, None if they are not known."""
+        return array_of(self.source)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ def evaluate(
     its last use.
     """
     values: dict[str, Array] = {
-        name: np.asarray(const.data)
+        name: np.asarray(data)
         for name, const in module.consts.items()
-        if const.data is not None
+        if (data := const.data) is not None
     }
     outputs: Outputs = {}
     taken = route

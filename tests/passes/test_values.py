@@ -116,7 +116,7 @@ def test_secrets_stay_secret_when_folded(graph: Random) -> None:
 
 
 def _with_data(module: Module, data: dict[str, Array | None]) -> Module:
-    consts = {name: replace(const, data=data[name]) for name, const in module.consts.items()}
+    consts = {name: replace(const, source=data[name]) for name, const in module.consts.items()}
     return replace(module, consts=consts)
 
 

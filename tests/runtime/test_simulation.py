@@ -279,7 +279,7 @@ def test_the_view_does_not_depend_on_the_weights_either() -> None:
     build = BUILDS["mlp"]
     program = compiled(build).program
     negated = {
-        name: replace(const, data=canonical(np.negative(const.data), const.type.width))
+        name: replace(const, source=canonical(np.negative(const.data), const.type.width))
         if const.secret and const.data is not None
         else const
         for name, const in program.constants.items()
