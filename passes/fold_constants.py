@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from srcompile.ir.graph import Const, Module, Node, Segment
+from srcompile.ir.graph import Const, Module, Node, Segment, uses
 from srcompile.ir.types import FloatType
 from srcompile.ops import Registry
 
@@ -17,9 +17,13 @@ KEEP = frozenset({"input", "output", "route"})
 def fold_constants(module: Module, ops: Registry) -> Module:
     """Return `module` with constant subgraphs evaluated and dead nodes and constants removed.
 
-    A folded constant is secret if anything it was computed from is.
+    A folded constant is secret if anything it was computed from is. It is forgotten as soon as all
+    that needs it is folded too.
     """
     consts = dict(module.consts)
+    taken = set(consts)
+    count = uses(module.main)
+    left = {name: count.get(name, 0) for name in consts}
     new: dict[str, str] = {}
     segments = []
     for segment in module.main.segments:
@@ -27,7 +31,12 @@ def fold_constants(module: Module, ops: Registry) -> Module:
         for node in segment.nodes:
             renamed = replace(node, inputs=tuple(new.get(i, i) for i in node.inputs))
             if _is_constant(renamed, consts):
-                new[node.out] = _fold(renamed, consts, ops)
+                name = _fold(renamed, consts, taken, ops)
+                new[node.out], left[name] = name, count.get(node.out, 0)
+                for operand in renamed.inputs:
+                    left[operand] -= 1
+                    if not left[operand]:
+                        del consts[operand]
             else:
                 kept.append(renamed)
         segments.append(Segment(segment.name, tuple(kept), segment.route))
@@ -40,13 +49,15 @@ def _is_constant(node: Node, consts: dict[str, Const]) -> bool:
     return all(name in consts and consts[name].data is not None for name in node.inputs)
 
 
-def _fold(node: Node, consts: dict[str, Const], ops: Registry) -> str:
+def _fold(node: Node, consts: dict[str, Const], taken: set[str], ops: Registry) -> str:
+    """Add what a node computes to `consts`, under a name that is not `taken`; return the name."""
     operands = [np.asarray(consts[name].data) for name in node.inputs]
     data = np.asarray(ops[node.op].reference(operands, node.attrs))  # a transpose stays a view
     data = data.astype(np.float32) if data.dtype == np.float64 else data
     name = f"{node.inputs[0]}.{node.op}"
-    while name in consts:
+    while name in taken:
         name += "-"
+    taken.add(name)
     secret = any(consts[i].secret for i in node.inputs)
     consts[name] = Const(FloatType(data.shape), secret, data)
     return name

@@ -33,7 +33,7 @@ from srcompile.ops.functions import Equals
 from srcompile.ops.functions import Function as FunctionOp
 from srcompile.ops.rows import CELL_FRAC, thresholds
 from srcompile.passes.tables import MAX_INDEX_BITS, fit_table
-from srcompile.runtime.program import narrowed
+from srcompile.runtime.program import narrowed, smallest_dtype
 from srcompile.runtime.source import Source
 
 EXPONENT = 4.0
@@ -242,8 +242,8 @@ class _Quantiser:
         const = self.module.consts[name]
         floats = const.data
         assert floats is not None
-        ends = np.array([floats.min(initial=0), floats.max(initial=0)], floats.dtype)
-        top = float(np.max(np.abs(_integers(ends, frac)), initial=1.0)) / 2.0**frac
+        ends = np.abs(_integers(_ends(floats), frac))
+        top = float(np.max(ends, initial=1.0)) / 2.0**frac
         type_ = FixType(tuple(floats.shape), _bits((-top, top), frac), frac)
         made = partial(_stored, floats, frac)
         lazily = const.secret and _is_ours(floats)
@@ -607,8 +607,22 @@ def _is_ours(data: Array) -> bool:
 
 
 def _stored(data: Array, frac: int) -> Array:
-    """Return the integers nearest to data * 2^frac, in the smallest dtype that holds them."""
-    return narrowed(_integers(data, frac))
+    """Return the integers nearest to data * 2^frac, in the smallest dtype that holds them.
+
+    They are made in parts of about 2^20, for the sake of memory.
+    """
+    low, high = map(int, _integers(_ends(data), frac))
+    rows = np.atleast_1d(data)
+    made = np.empty(rows.shape, smallest_dtype(low, high))
+    step = max(1, (len(rows) << 20) // max(rows.size, 1))
+    for start in range(0, len(rows), step):
+        made[start : start + step] = _integers(rows[start : start + step], frac)
+    return made.reshape(data.shape)
+
+
+def _ends(data: Array) -> Array:
+    """Return the least and the largest element, or zero if that is less or larger."""
+    return np.array([data.min(initial=0), data.max(initial=0)], data.dtype)
 
 
 def _integers(data: Array, frac: int) -> Array:

@@ -302,9 +302,14 @@ def _write(archive: zipfile.ZipFile, name: str, data: Array) -> None:
 
 def narrowed(table: Array) -> Array:
     """Return signed integers, or whole floats, in the smallest integer dtype that holds them."""
-    top = max(int(table.max(initial=0)), -1 - int(table.min(initial=0)))
+    return table.astype(smallest_dtype(int(table.min(initial=0)), int(table.max(initial=0))), "C")
+
+
+def smallest_dtype(low: int, high: int) -> np.dtype[np.signedinteger]:
+    """Return the smallest integer dtype that holds all from `low` to `high`."""
+    top = max(high, -1 - low)
     sizes = (np.int8, np.int16, np.int32, np.int64)
-    return table.astype(next(s for s in sizes if top <= np.iinfo(s).max), "C")
+    return np.dtype(next(s for s in sizes if top <= np.iinfo(s).max))
 
 
 def save(program: Program, path: str | Path, *, weights: bool = True) -> None:
