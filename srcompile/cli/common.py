@@ -45,6 +45,34 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+def profile_options(command: Callable[P, None]) -> Callable[P, None]:
+    """Give a command the options that say whose computing projected times assume."""
+    one = click.option(
+        "--profile",
+        metavar="FILE",
+        help="Whose computing projected times assume: a file of srrun calibrate. Default: this "
+        "machine's, or a built-in one.",
+    )
+    two = click.option(
+        "--parties-profile",
+        nargs=2,
+        metavar="P0 P1",
+        help="The same, one for each party's machine.",
+    )
+    return one(two(command))
+
+
+def chosen_profiles(
+    profile: str | None, parties_profile: tuple[str, str] | None
+) -> tuple[str, ...]:
+    """Return the files that these options name. Raises UserError if both are given."""
+    if profile and parties_profile:
+        raise UserError(
+            "--profile is for both parties, --parties-profile for each: give one of them"
+        )
+    return parties_profile or ((profile,) if profile else ())
+
+
 def read_inputs(path: str, program: Program) -> dict[str, Array]:
     """Return the arrays of a .npz file by input name; a lone array may have any name.
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from srcompile.cli.common import print_json, reports_errors
+from srcompile.cli.common import chosen_profiles, print_json, profile_options, reports_errors
 
 
 @click.command(name="compare")
 @click.argument("program_files", metavar="A.srp B.srp...", nargs=-1, required=True)
 @click.option("--network", default="lan", show_default=True, metavar="lan|wan|mobile|RATE:RTT",
               help="Projected times are for this network; RATE in Mbit/s, RTT in ms.")  # fmt: skip
+@profile_options
 @click.option("--report", "reports", multiple=True, metavar="html=FILE",
               help="Write them side by side into a file.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @reports_errors
 def compare(
-    program_files: tuple[str, ...], network: str, reports: tuple[str, ...], as_json: bool
+    program_files: tuple[str, ...],
+    network: str,
+    profile: str | None,
+    parties_profile: tuple[str, str] | None,
+    reports: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Print what compiled programs cost, side by side, with changes from the first."""
     from srcompile.cli.reports import parse_targets, write_text
@@ -32,11 +38,11 @@ def compare(
     from srcompile.runtime.program import load
 
     targets = parse_targets(reports, ("html",))
-    link = network_named(network)
+    link, computing = network_named(network), machines(chosen_profiles(profile, parties_profile))
     found = []
     for name in program_files:
         program = load(name)
-        found.append(cost_report(estimate_cost(program, link, machines(())), program))
+        found.append(cost_report(estimate_cost(program, link, computing), program))
     if targets:
         shown = [Shown(n, r, route_costs(r)) for n, r in zip(program_files, found, strict=True)]
         for target in targets:

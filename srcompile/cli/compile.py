@@ -10,7 +10,13 @@ import click
 import numpy as np
 from rich.console import Console
 
-from srcompile.cli.common import json_text, read_inputs, reports_errors
+from srcompile.cli.common import (
+    chosen_profiles,
+    json_text,
+    profile_options,
+    read_inputs,
+    reports_errors,
+)
 from srcompile.cli.compare import compare
 from srcompile.cli.compile_progress import shown
 from srcompile.passes.choices import approximations
@@ -41,10 +47,7 @@ class _Main(click.Command):
               "and write both parties' shares of them.")  # fmt: skip
 @click.option("--network", default="lan", show_default=True, metavar="lan|wan|mobile|RATE:RTT",
               help="Projected times are for this network; RATE in Mbit/s, RTT in ms.")  # fmt: skip
-@click.option("--profile", metavar="FILE", help="Whose computing projected times assume: a file of "
-              "srrun calibrate. Default: this machine's, or a built-in one.")  # fmt: skip
-@click.option("--parties-profile", nargs=2, metavar="P0 P1",
-              help="The same, one for each party's machine.")  # fmt: skip
+@profile_options
 @click.option(
     "--emit", metavar="graph|fixed|lowered|schedule|dealer", help="Print the program as text."
 )
@@ -122,10 +125,7 @@ def main(
         raise UserError(f"there is no level '{emit}': choose {', '.join(LEVELS)}")
     if shares and not out:
         raise UserError("--shares leaves the weights out of the program file: name it with --out")
-    if profile and parties_profile:
-        raise UserError(
-            "--profile is for both parties, --parties-profile for each: give one of them"
-        )
+    profiles = chosen_profiles(profile, parties_profile)
     depth, targets = parse_layers(layers), parse_targets(reports)
     axes = [parse_axis(text) for text in sweeps]
     route_shares = parse_shares(routes) if routes is not None else None
@@ -145,7 +145,7 @@ def main(
         "approximations": _choices(chosen),
         "embedding": embedding,
         "mask": mask,
-        "profiles": parties_profile or ([profile] if profile else ()),
+        "profiles": profiles,
         "guard": guard,
         "guard_bits": guard_bits,
     }

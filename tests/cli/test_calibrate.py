@@ -108,6 +108,24 @@ def test_with_two_machines_the_slower_one_counts(folder: Path) -> None:
     assert mixed["online"]["seconds"] == pytest.approx(both)
 
 
+def test_programs_are_compared_as_they_run_on_the_machines_that_are_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    slow, quick, out = folder / "slow.json", folder / "quick.json", tmp_path / "model.srp"
+    for options in (("--profile", slow), ("--parties-profile", slow, quick)):
+        # given a program, and the report of compiling it for these machines
+        want = report(folder, *options, "--out", out)
+        # when it is compared with itself
+        compared = call(srcompile, "compare", out, out, *options, "--json")
+        # then it takes as long
+        for program in json.loads(compared.stdout)["programs"]:
+            assert program["machine"] == want["machine"]
+            assert program["online"] == want["online"]
+    assert "give one of them" in refusal(
+        "compare", out, "--profile", slow, "--parties-profile", slow, quick
+    )
+
+
 def test_profiles_that_are_missing_or_given_twice_are_errors(folder: Path) -> None:
     model, quick = folder / "model.py", folder / "quick.json"
     missing = refusal(model, "--profile", folder / "none.json")
