@@ -19,7 +19,8 @@ from srcompile.ir.types import FloatType
 from srcompile.ops import registry
 from srcompile.passes.choices import APPROXIMATIONS
 from srcompile.passes.cost import network as network_named
-from srcompile.passes.pipeline import replan
+from srcompile.passes.fewer_heads import fewer_heads
+from srcompile.passes.pipeline import replan, run_pipeline
 from srcompile.passes.quantise import Formats
 from srcompile.report.figures import cost_report
 from srcompile.report.places import Place, dearest_places
@@ -269,8 +270,8 @@ def is_quick(compiled: Compiled) -> bool:
 def suggest(compiled: Compiled, most: int = 3) -> tuple[Suggestion, ...]:
     """Return the dearest places, and the changes there that make the program cheaper.
 
-    Each change is compiled: a cheaper function, half the range of the values. Coarser precision of
-    the whole program is tried as well, as a place of its own.
+    Each change is compiled: a cheaper function, fewer heads, half the range of the values. Coarser
+    precision of the whole program is tried as well, as a place of its own.
     """
     report = compiled.cost_report()
     before = report.total
@@ -310,6 +311,8 @@ def _changes(
                 f"{name} for {op}", f"--set {op}={name}", "the model must be trained with it", total
             )
         yield known[op, name]
+    if place.op == "attention":
+        yield from _fewer_heads(compiled, place)
     narrow = replace(compiled.stages, expanded=_narrowed(compiled.stages.expanded, place))
     stages = replan(narrow, registry(), compiled.options)
     total = cost_report(stages.cost, stages.program).total
@@ -318,6 +321,21 @@ def _changes(
         "a clamp, a norm or a penalty in training",
         "values beyond the range wrap",
         total,
+    )
+
+
+def _fewer_heads(compiled: Compiled, place: Place) -> Iterator[Change]:
+    """Yield the cost with half the heads at a place, where the graph shows them."""
+    found = fewer_heads(compiled.captured, place.names)
+    if found is None:
+        return
+    stages = run_pipeline(found.module, compiled.samples, registry(), compiled.options)
+    (heads, *others) = sorted(set(found.before))
+    yield Change(
+        "half as many heads" if others else f"heads: {heads // 2} instead of {heads}",
+        "heads twice as wide in the model's configuration",
+        "cost only: it is another model, which must be trained again",
+        cost_report(stages.cost, stages.program).total,
     )
 
 

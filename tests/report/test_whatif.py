@@ -155,6 +155,46 @@ def test_a_suggested_function_is_what_set_gives() -> None:
     assert by_how["--set gelu=relu"].total == want
 
 
+class Heads(torch.nn.Module):
+    """Attention with so many heads; the weights do not depend on their number."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads = heads
+        self.q, self.k, self.v = (torch.nn.Linear(8, 8) for _ in range(3))
+        self.out = torch.nn.Linear(8, 8)
+
+    def split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(1, 6, self.heads, -1).transpose(1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (self.split(layer(x)) for layer in (self.q, self.k, self.v))
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        joined: torch.Tensor = self.out(y.transpose(1, 2).reshape(1, 6, 8))
+        return joined
+
+
+def test_fewer_heads_cost_what_the_model_with_fewer_heads_costs() -> None:
+    # given attention with four heads, and the same with two
+    rng = torch.Generator().manual_seed(0)
+    rows = [(torch.randn(1, 6, 8, generator=rng),) for _ in range(4)]
+    four, two = (compile(Heads(h), rows[0], calibration_inputs=rows) for h in (4, 2))
+    # when changes are suggested for four
+    changes = [c for s in suggest(four) for c in s.changes]
+    # then two are among them, and cost what compiling them costs
+    (change,) = (c for c in changes if c.change == "heads: 2 instead of 4")
+    assert change.total == two.cost_report().total
+    assert change.total.seconds < four.cost_report().total.seconds
+    assert "trained again" in change.note
+
+
+def test_an_odd_number_of_heads_is_left_alone() -> None:
+    rows = [(torch.ones(1, 6, 8),)]
+    one = compile(Heads(1), rows[0], calibration_inputs=rows)
+    assert not [c for s in suggest(one) for c in s.changes if "heads" in c.change]
+
+
 # -- plots ----------------------------------------------------------------------------------------
 
 
