@@ -516,8 +516,7 @@ def test_minilm_gives_under_2pc_what_torch_gives(attention: str, mask: str) -> N
         assert np.abs(have - want).max() < 0.01
 
 
-def test_drift_compares_a_value_with_itself_alone() -> None:
-    """Many ops of a transformer have one name; each layer's values are near the float model's."""
+def test_every_layer_of_a_transformer_is_near_the_float_model() -> None:
     drifts = compiled("bert, eager").drift(2)
     assert {d.loc.op for d in drifts} >= {"linear", "layer_norm", "gelu"}
     assert all(d.relative < 0.05 for d in drifts), max(drifts, key=lambda d: d.relative)

@@ -195,9 +195,10 @@ def masked_needed(module: Module) -> None:
 
 
 @pytest.mark.parametrize("build", BUILDS.values(), ids=str)
-def test_a_value_keeps_its_name_and_nothing_else_gets_it(build: Build) -> None:
+def test_what_has_the_name_of_a_graph_value_is_that_value(build: Build) -> None:
     """What compares a fixed value with the float one of its name (drift) relies on it."""
     graph = {node.out: node for node in compiled(build).expanded.main.nodes() if node.out}
     for node in quantise(compiled(build).expanded, OPS, PRECISE).main.nodes():
         if node.out in graph:
             assert node.op in (graph[node.out].op, "table")
+            assert node.loc == graph[node.out].loc
