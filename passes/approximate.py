@@ -22,9 +22,13 @@ from srcompile.ops import Registry
 from srcompile.ops.base import Attrs, integer
 from srcompile.ops.builder import GraphBuilder
 from srcompile.passes.choices import APPROXIMATIONS
+from srcompile.passes.recognise import recognise
 
 SHIFT = 5.0
 """What 2quad adds to scores, so that most of them are above zero."""
+
+WRITTEN_OUT = frozenset({"gelu", "gelu_tanh", "silu"})
+"""Functions of one variable, which are found where a model writes them out too."""
 
 Rule = Callable[[GraphBuilder, Sequence[str], Attrs], str]
 
@@ -35,6 +39,8 @@ def approximate(module: Module, ops: Registry, chosen: Mapping[str, str]) -> Mod
     Raises UserError for a choice that does not exist, or that no op of the module has.
     """
     choices = [_choice(key, name) for key, name in chosen.items()]
+    wanted = [op for choice in choices for op in _OPS[choice.function] if op in WRITTEN_OUT]
+    module = recognise(module, ops, wanted) if wanted else module
     for choice in choices:
         _check_used(choice, module)
     b = GraphBuilder(ops)

@@ -26,6 +26,7 @@ from srcompile.ir.printer import print_module
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
 from srcompile.ops.verifier import verify
+from srcompile.passes.approximate import approximate
 from srcompile.runtime.client import one_inference
 from srcompile.runtime.errors import InputError
 from srcompile.runtime.isa import packed_bytes
@@ -343,6 +344,18 @@ def test_without_a_mask_everything_counts() -> None:
     assert [n.attrs["name"] for n in graph.main.nodes() if n.op in ("ids", "input")] == [
         "input_ids"
     ]
+
+
+def test_the_gelu_that_gpt2_writes_out_can_be_replaced() -> None:
+    # given GPT-2, whose GELU is made of a tanh and a cube
+    gpt2 = model("gpt2, sdpa")
+    graph = capture(gpt2, samples()[0])
+    assert "gelu_tanh" not in {n.op for n in graph.main.nodes()}
+    # when ReLU is chosen for GELU
+    ops = [n.op for n in approximate(graph, registry(), {"gelu": "relu"}).main.nodes()]
+    # then there is one for each layer, and nothing is left of what it replaces
+    assert ops.count("relu") == gpt2.config.n_layer  # type: ignore[union-attr]
+    assert not {"tanh", "pow", "gelu", "gelu_tanh"} & set(ops)
 
 
 def test_use_cache_is_left_as_it_was() -> None:
