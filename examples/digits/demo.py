@@ -25,7 +25,8 @@ from srcompile.api import Compiled, compile
 from srcompile.frontend.model_file import load_model_file
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
-from srcompile.report.terminal import print_report, size_text, time_text
+from srcompile.report.terminal import print_report
+from srcompile.report.units import size_text, time_text
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 
 FOLDER = Path(__file__).parent

@@ -9,8 +9,8 @@ imports this module by name with its own folder on sys.path.
 from functools import cache
 
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 Split = tuple[Tensor, Tensor]  # images float32 (N, 1, 8, 8), labels int64 (N,)

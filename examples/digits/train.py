@@ -67,10 +67,10 @@ def main() -> None:
     print(f"trained in {time.perf_counter() - start:.0f} s, {model.WEIGHTS.stat().st_size} bytes")
 
     validation, test = digits_data.validation(), digits_data.test()
-    for name, split in (("validation", validation), ("test", test)):
-        print(f"\n{name}: {len(split[1])} images")
-        report_models(*split)
-        report_pool(*split, COST_WEIGHTS if name == "validation" else (model.COST_WEIGHT,))
+    for name, (images, labels) in (("validation", validation), ("test", test)):
+        print(f"\n{name}: {len(labels)} images")
+        report_models(images, labels)
+        report_pool(images, labels, COST_WEIGHTS if name == "validation" else (model.COST_WEIGHT,))
 
 
 def fit_model(recipe: Recipe, images: Tensor, labels: Tensor) -> nn.Module:
@@ -126,7 +126,8 @@ def fit_router(images: Tensor, targets: Tensor, weights: Tensor) -> nn.Module:
         noise = 0.03 * torch.randn(images[batch].shape, generator=draws)
         error = (router(images[batch] + noise) - targets[batch]).square()
         step((weights[batch] * error).mean())
-    return router.eval()
+    fitted: nn.Module = router.eval()
+    return fitted
 
 
 def vary(images: Tensor, draws: torch.Generator) -> Tensor:

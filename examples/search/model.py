@@ -30,7 +30,8 @@ class Encoder(nn.Module):
         """Return the embedding of a text, (1, 384), not normalised."""
         h = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         counts = attention_mask.unsqueeze(-1).float()
-        return (h * counts).sum(1) / counts.sum(1)
+        mean: Tensor = (h * counts).sum(1) / counts.sum(1)
+        return mean
 
 
 class Search(nn.Module):
@@ -49,7 +50,8 @@ class Search(nn.Module):
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return how near each document is, (1, documents)."""
-        return self.encoder(input_ids, attention_mask) @ self.documents.T
+        cosines: Tensor = self.encoder(input_ids, attention_mask) @ self.documents.T
+        return cosines
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """Return the index of the nearest document, (1,)."""

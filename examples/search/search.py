@@ -24,7 +24,7 @@ import srcompile
 from srcompile.cli.common import reports_errors
 from srcompile.cli.compile_progress import shown
 from srcompile.errors import UserError
-from srcompile.report.terminal import size_text, time_text
+from srcompile.report.units import size_text, time_text
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 from srcompile.runtime.program import Program, load
 
