@@ -54,6 +54,7 @@ OPEN_WIDTHS = {32: (4, 8, 12, 16, 20, 24, 28, 32), 64: (33, 40, 48, 56, 60, 64)}
 
 HELPER_FLAG = "--beside"
 BURST, PLAN = 6, 1000  # steps of a transformer between two messages, and in all
+WAITS = 16  # rounds of which each lets the parties wait
 READ_BYTES = (0, 1 << 17, 1 << 19, 1 << 21, 1 << 23)
 
 
@@ -72,7 +73,7 @@ class Watch:
     cold_bytes: int = 1 << 26
     inferences: int = 15
     round_bytes: tuple[int, ...] = (4, 4096, 65536, 524288, 4194304)
-    waits: tuple[float, ...] = (0.0005, 0.002, 0.02)
+    waits: tuple[float, ...] = (0.0005, 0.02)
 
     def per_call(self, call: Callable[..., object], *operands: Any) -> float:
         """Return the CPU seconds of a call with these operands, the median of samples."""
@@ -514,8 +515,7 @@ def _rounds(watch: Watch, grids: dict[str, Grid]) -> dict[str, Grid]:
     return {
         "input": Grid((tuple(size / 4 for size in watch.round_bytes),), tuple(fixed)),
         "round": Grid((tuple(map(float, watch.round_bytes)),), tuple(rounds)),
-        "waking": Grid(((0.0, *watch.waits),), (0.0, *(_waking_s(watch, s) for s in watch.waits))),
-    }
+    } | _waking(watch)
 
 
 def _online_s(program: Program, inferences: int, ends: Ends | None = None) -> float:
@@ -526,17 +526,24 @@ def _online_s(program: Program, inferences: int, ends: Ends | None = None) -> fl
         return statistics.median(cluster.infer({"x": x}).online_s for _ in range(inferences))
 
 
-def _waking_s(watch: Watch, wait_s: float) -> float:
-    """Return how much longer a round takes if messages let parties wait, besides that time.
+def _waking(watch: Watch) -> dict[str, Grid]:
+    """How much longer a round takes if its message lets parties wait, besides that time.
 
-    They sleep meanwhile, and what they compute with leaves the caches.
+    They sleep meanwhile, and what they compute with leaves the caches. Where the system puts the
+    processes matters, so that each is started several times.
     """
-    count, inferences = 16, min(watch.inferences, 7)
-    with _delaying(wait_s) as ends:
-        there_s = _echo_s(*ends, count) / 2
-    with _delaying(wait_s) as ends:
-        slow_s = _online_s(chain(1, count), inferences, ends)
-    return max((slow_s - _online_s(chain(1, count), inferences)) / count - there_s, 0.0)
+    program, seconds = chain(1, WAITS), []
+    for wait_s in (0.0, *watch.waits):
+        inferences, taken = min(watch.inferences, 2 if wait_s > 0.005 else 7), []
+        for _ in range(3 if watch.inferences > 1 else 1):
+            with _delaying(wait_s) as ends:
+                there_s = _echo_s(*ends, WAITS) / 2
+            with _delaying(wait_s) as ends:
+                taken.append(_online_s(program, inferences, ends) / WAITS - there_s)
+        seconds.append(statistics.median(taken))
+    waits = (0.0, *watch.waits)
+    longer = [max(s - seconds[0], 0.0) for s in seconds]
+    return {"waking": Grid((waits,), tuple(longer))}
 
 
 def _echo_s(first: socket.socket, second: socket.socket, count: int) -> float:

@@ -73,42 +73,40 @@ def probe(at: Link, size: int = 1 << 20, count: int = 25) -> tuple[float, float]
     """Return what a link does: Mbit/s each way, with both in use, and milliseconds there and back.
 
     The rate is that of messages of `size` bytes with some milliseconds between them, as parties
-    send them: it is less than what comes of much in one go. The way through this machine's own
-    sockets, as over loopback, is not in the milliseconds.
+    send them: it is less than what comes of much in one go. The milliseconds are twice those of a
+    round, in which both ends send at once and wait for each other; what a round takes over
+    loopback is not in them.
     """
     with link(LOOPBACK) as loopback:
-        own_s = _echo_s(*loopback.connect())
+        own_s = _round_s(*loopback.connect())
     ends = at.connect()
     taken = []
     for _ in range(count):
         time.sleep(0.005)
         taken.append(_both_ways_s(*ends, size))
     taken_s = statistics.median(taken[4:])  # the window opens in the first ones
-    rtt_s = max(_echo_s(*ends) - own_s, 0.0)
+    rtt_s = 2 * max(_round_s(*ends) - own_s, 0.0)
     return size * 8e-6 / max(taken_s - rtt_s / 2, 1e-6), 1e3 * rtt_s
 
 
-def _echo_s(first: socket.socket, second: socket.socket, count: int = 40) -> float:
-    """Return the seconds until a byte is back, and close the connection."""
+def _round_s(first: socket.socket, second: socket.socket, count: int = 100) -> float:
+    """Return the seconds of a round of a byte each way, and close the connection."""
 
-    def answer() -> None:
-        while data := second.recv(1):
-            second.sendall(data)
-
-    for end in (first, second):
+    def take_part(end: socket.socket) -> None:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    answering = threading.Thread(target=answer)
-    answering.start()
-    taken = []
-    for _ in range(count):
-        start = time.perf_counter()
-        first.sendall(b"x")
-        first.recv(1)
-        taken.append(time.perf_counter() - start)
+        for _ in range(count):
+            end.sendall(b"x")
+            end.recv(1)
+
+    other = threading.Thread(target=take_part, args=(second,))
+    start = time.perf_counter()
+    other.start()
+    take_part(first)
+    other.join()
+    taken = time.perf_counter() - start
     first.close()
-    answering.join()
     second.close()
-    return statistics.median(taken)
+    return taken / count
 
 
 def _both_ways_s(first: socket.socket, second: socket.socket, size: int) -> float:

@@ -50,6 +50,8 @@ from tests.bench.steps import print_steps
 
 PARTS = ("random", "digits", "minilm", "bert-base")
 LENGTHS = {"minilm": (32, 64, 128), "bert-base": (128,)}
+MEMORY = 4 << 30
+"""Bytes that parties have for material: what they read back from the disk is not projected."""
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
 
@@ -157,7 +159,7 @@ def compare(
 ) -> Compared:
     """Measure a program over a link, and project it."""
     warm_up = 2
-    measured = run(program, [inputs] * (repeats + warm_up), at, warm_up)
+    measured = run(program, [inputs] * (repeats + warm_up), at, warm_up, MEMORY)
     cost = estimate_cost(program, network, (machine, machine))
     total = check(cost, measured)
     return Compared(

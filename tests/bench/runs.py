@@ -54,10 +54,19 @@ class Measured:
     memory: Mapping[str, int]
 
 
-def run(program: Program, inputs: Sequence[Inputs], link: Link, warm_up: int = 1) -> Measured:
-    """Run an inference on each of the inputs over a new connection; the first are not counted."""
+def run(
+    program: Program,
+    inputs: Sequence[Inputs],
+    link: Link,
+    warm_up: int = 1,
+    memory: int | None = None,
+) -> Measured:
+    """Run an inference on each of the inputs over a new connection; the first are not counted.
+
+    memory: the parties' budget for material, in bytes, if it is not the default one.
+    """
     results = []
-    with LocalCluster(program, link=link.connect()) as cluster:
+    with LocalCluster(program, link=link.connect(), memory=memory) as cluster:
         for given in inputs:
             results.append(cluster.infer(given))
         memory = {role: _peak(process.pid) for role, process in cluster._processes.items()}
