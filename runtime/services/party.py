@@ -25,15 +25,8 @@ import numpy as np
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
-from srcompile.runtime.material import material_bytes, rounds_of
-from srcompile.runtime.node import (
-    BLOCK,
-    DEALT,
-    REQUEST,
-    STOP,
-    Offline,
-    inference_report,
-)
+from srcompile.runtime.material import rounds_of
+from srcompile.runtime.node import inference_report
 from srcompile.runtime.party import Party, Prepared
 from srcompile.runtime.program import Program
 from srcompile.runtime.progress import Progress, Ticker
@@ -43,6 +36,7 @@ from srcompile.runtime.roles import NAMES, PARTIES
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Visit
 from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.material import Material
 from srcompile.runtime.services.service import Service
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import (
@@ -313,11 +307,11 @@ class _Session:
     dealer: LinkChannel
     deployment: _Deployment
     party: Party
-    stock: dict[int, Prepared] = field(default_factory=dict)
     sure: set[int] = field(default_factory=set)  # blocks of this inference that are marked
 
     def __post_init__(self) -> None:
         self.ticker = Ticker(self._send_progress)
+        self.material = Material(self.party, self.dealer, self.deployment.journal, self._tell)
 
     def serve(self, setup_bytes: int) -> None:
         """Do what the client says until it says stop."""
@@ -334,10 +328,8 @@ class _Session:
             while self._asked():
                 self._inference()
         finally:
-            for prepared in self.stock.values():
-                prepared.shelf.close()
-        if self.party.index == 0:
-            self.dealer.send(REQUEST.pack(STOP))
+            self.material.close()
+        self.material.stop()
 
     def _asked(self) -> bool:
         self.client.wait_at_most(self.service.settings.idle)
@@ -353,54 +345,26 @@ class _Session:
         Material for branches is there before: until the route is revealed nobody knows which runs.
         """
         routed = self.deployment.routed
-        wanted = [segment for segment in (*routed, 0) if segment not in self.stock]
-        offline = Offline(sum(map(self._size, wanted)))
-        for segment in wanted:
-            self.stock[segment] = self._block(segment, offline)
-        shared, branches = self.stock.pop(0), [self.stock[segment] for segment in routed]
+        offline = self.material.begin([*routed, 0])
+        branches = [self.material.take(segment, offline) for segment in routed]
+        shared = self.material.take(0, offline)
         self._agree([shared, *branches])
         self.sure.clear()
         self._mark(shared.block)
         self.client.send_json({"block": shared.block})
         self.party.send_input_masks(shared)
         run = self.party.infer(shared, branches, self._observed)
-        if run.route is not None:
-            del self.stock[routed[run.route]]
+        for route, branch in enumerate(branches):
+            if route != run.route:
+                self.material.give_back(branch)
         self.client.send_json(inference_report(run) | offline.report() | {"memory": peak_memory()})
         self.party.send_outputs(run)
         self.service.count(
             inferences=1,
-            blocks=len(wanted),
+            blocks=len(offline.blocks),
             online_bytes=run.counters.bytes,
             material_bytes=offline.bytes,
         )
-
-    def _block(self, segment: int, offline: Offline) -> Prepared:
-        """Get a block from the dealer and prepare it; count what comes."""
-        if self.party.index == 0:
-            self.dealer.send(REQUEST.pack(segment))
-        block, dealt = BLOCK.unpack(self.dealer.receive(BLOCK.size))
-        if dealt != segment:
-            raise ProtocolError(f"the dealer sent material for segment {dealt}, not {segment}")
-        if block in self.deployment.journal:
-            raise ProtocolError(f"the dealer sent block {block}, which is used already")
-        before = offline.bytes
-
-        def receive(size: int) -> bytearray:
-            data = self.dealer.receive(size)
-            offline.bytes += size
-            self._tell("offline", offline.bytes, offline.total)
-            return data
-
-        prepared = self.party.prepare(block, segment, receive)
-        offline.blocks.append((segment, offline.bytes - before))
-        if self.party.index == 0:
-            seconds, offline.dealer_memory = DEALT.unpack(self.dealer.receive(DEALT.size))
-            offline.dealer_s += seconds
-        return prepared
-
-    def _size(self, segment: int) -> int:
-        return material_bytes(self.deployment.program, segment)[self.party.index]
 
     def _observed(self, done: int) -> None:
         self._tell("online", done, self.deployment.rounds)
