@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +19,22 @@ import numpy as np
 
 from srcompile.runtime.channels.tcp import TcpChannel, accept, admit, connect, introduce
 from srcompile.runtime.dealer import Dealer
+from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
-from srcompile.runtime.material import material_bytes, rounds_of
-from srcompile.runtime.party import Inference, Party, Prepared
+from srcompile.runtime.lockstep import unmarked
+from srcompile.runtime.party import Party
 from srcompile.runtime.program import Program
 from srcompile.runtime.program import load as load_program
-from srcompile.runtime.progress import Progress, Ticker
 from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.ring import Ring
+from srcompile.runtime.services.material import Material
+from srcompile.runtime.services.session import Alone, Session, told
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import Stock
 from srcompile.runtime.usage import peak_memory
 
-BLOCK = struct.Struct(">QI")
-DEALT = struct.Struct(">dQ")  # after a block: seconds that making it took, peak memory in bytes
-STOP = 0xFFFFFFFF
 PATIENCE_S = 3600.0  # the dealer's, while a party takes no material and asks for none
-REQUEST = struct.Struct(">I")
 PARTY_NAMES = ("party 0", "party 1")
 PARTY_FOLDERS = ("party0", "party1")
 
@@ -142,13 +138,7 @@ class PartyNode:
         source = Seeded(bytes(self.dealer.receive(16)), kernels)
         stock = Stock(config.memory, Spool(Path(config.spool) / PARTY_FOLDERS[index]))
         self.party = Party(program, index, kernels, source, self.peer, self.client, stock)
-        self.running, self.rounds = config.running, rounds_of(program)
-        self.stock: dict[int, Prepared] = {}
-        self.ticker = Ticker(self._send_progress)
-        self.routed = sorted(
-            (k for k, s in enumerate(program.segments) if s.route is not None),
-            key=lambda k: program.segments[k].route or 0,
-        )
+        self.running = config.running
 
     def _peer(self, config: Config, digest: str) -> TcpChannel | None:
         """Return the channel to the other party; None if that is going to connect."""
@@ -164,11 +154,18 @@ class PartyNode:
     def serve(self) -> None:
         """Do what the client says until it says stop."""
         self.party.load_weights(self._receive_weights())
-        self.client.send_json({"setup_bytes": self.party.setup_bytes, "kernels": self.kernels.name})
-        while self.client.receive_json().get("command") == "infer":
-            self._infer()
-        if self.index == 0:
-            self.dealer.send(REQUEST.pack(STOP))
+        tell = told(self.index, self.client)
+        Session(
+            party=self.party,
+            client=self.client,
+            peer=self.peer,
+            material=Material(self.party, self.dealer, _is_used, tell, self.running),
+            runner=Alone(self.party, unmarked),
+            mark=unmarked,
+            count=lambda run, offline: None,
+            wait_for_client=lambda command: None,
+            tell=tell,
+        ).serve(self.party.setup_bytes)
 
     def _receive_weights(self) -> Iterator[Ring]:
         """Yield this party's share of each weight, as the party takes them."""
@@ -177,114 +174,10 @@ class PartyNode:
             data = np.frombuffer(self.client.receive(type_.packed_bytes), np.uint8)
             yield self.kernels.unpack(data, type_.size, type_.width).reshape(type_.shape)
 
-    def _infer(self) -> None:
-        """Get material, run an inference, and report.
 
-        Branches are made ahead always: until the route is revealed nobody knows which one runs.
-        """
-        offline = Offline(sum(self._size(k) for k in (0, *self.routed) if k not in self.stock))
-        for segment in self.routed:
-            if segment not in self.stock:
-                self.stock[segment] = self._begin(segment)
-                self._fill(self.stock[segment], offline)
-        shared = self._begin(0, self.running)
-        filling = None
-        if self.running:
-            filling = Filling(lambda: self._fill(shared, offline))
-        else:
-            self._fill(shared, offline)
-        self.client.send_json({"ready": True})
-        self.party.send_input_masks(shared)
-        branches = [self.stock[k] for k in self.routed]
-        run = self.party.infer(shared, branches, self._observed if self.index == 0 else None)
-        if filling is not None:
-            filling.finish()
-        if run.route is not None:
-            del self.stock[self.routed[run.route]]
-        self.client.send_json(inference_report(run) | offline.report() | {"memory": peak_memory()})
-        self.party.send_outputs(run)
-
-    def _begin(self, segment: int, waits: bool = False) -> Prepared:
-        """Ask the dealer for a block."""
-        if self.index == 0:
-            self.dealer.send(REQUEST.pack(segment))
-        block, dealt = BLOCK.unpack(self.dealer.receive(BLOCK.size))
-        if dealt != segment:
-            raise ProtocolError(f"the dealer sent material for segment {dealt}, not {segment}")
-        return self.party.begin(block, segment, waits)
-
-    def _fill(self, prepared: Prepared, offline: Offline) -> None:
-        """Prepare a block, and count what comes."""
-        before = offline.bytes
-
-        def receive(size: int) -> bytearray:
-            data = self.dealer.receive(size)
-            offline.bytes += size
-            if self.index == 0 and threading.current_thread() is threading.main_thread():
-                self.ticker.tell("offline", offline.bytes, offline.total)
-            return data
-
-        self.party.fill(prepared, receive)
-        offline.blocks.append((prepared.segment, offline.bytes - before))
-        if self.index == 0:
-            seconds, offline.dealer_memory = DEALT.unpack(self.dealer.receive(DEALT.size))
-            offline.dealer_s += seconds
-
-    def _size(self, segment: int) -> int:
-        return material_bytes(self.program, segment)[self.index]
-
-    def _observed(self, done: int) -> None:
-        self.ticker.tell("online", done, self.rounds)
-
-    def _send_progress(self, progress: Progress) -> None:
-        self.client.send_json({"progress": [progress.phase, progress.done, progress.total]})
-
-
-@dataclass
-class Offline:
-    """What came from the dealer for one inference: `total` bytes are to come."""
-
-    total: int
-    bytes: int = 0
-    blocks: list[tuple[int, int]] = field(default_factory=list)  # (segment, bytes)
-    dealer_s: float = 0.0
-    dealer_memory: int = 0
-
-    def report(self) -> dict[str, Any]:
-        """Return what the client is told."""
-        dealer = {"seconds": self.dealer_s, "memory": self.dealer_memory}
-        return {"offline": self.blocks, "dealer": dealer}
-
-
-class Filling:
-    """Preparing a block on a thread, beside the inference that uses it."""
-
-    def __init__(self, fill: Callable[[], None]) -> None:
-        self._fill = fill
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Wait for its end. Raises what ended it, if it was an error."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        try:
-            self._fill()
-        except BaseException as error:  # who waits for a chunk has it from the shelf
-            self._error = error
-
-
-def inference_report(run: Inference) -> dict[str, Any]:
-    """Return what a party tells the client of an inference."""
-    return {
-        "route": run.route,
-        "rounds": run.counters.rounds,
-        "online": [[segment, index, n] for (segment, index), n in run.counters.online.items()],
-    }
+def _is_used(block: int) -> bool:
+    """Return False: the dealer and the parties begin together, so no block was used before."""
+    return False
 
 
 def main() -> None:

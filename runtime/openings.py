@@ -1,9 +1,10 @@
 """Openings: the messages of a round, bound once and sent in every run.
 
-A wire is handled in two passes over its memory. Before the exchange its addend, the upper w - by
-bits of `[x]_p + [r]_p`, is computed, kept where the wire will be, and packed into its part of the
-round's message. After it the other party's addend is unpacked and added. A share that is a view
-with gaps (transposed, sliced, broadcast) is copied by the kernel first.
+A wire is handled in two passes over its memory. Before the exchange (`Round.begin`) its addend,
+the upper w - by bits of `[x]_p + [r]_p`, is computed, kept where the wire will be, and packed into
+its part of the round's message. After it (`Round.end`) the other party's addend is unpacked and
+added. A share that is a view with gaps (transposed, sliced, broadcast) is copied by the kernel
+first.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from srcompile.runtime.channels import Channel
 from srcompile.runtime.engine import Arena, Env, is_message
-from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.gates import Bytes
 from srcompile.runtime.isa import VERDICT_BYTES, RingType, sends
 from srcompile.runtime.kernels import Kernels
@@ -45,8 +44,8 @@ class Sink(Protocol):
     env: Env
     counters: Counters
     outputs: dict[str, Bytes]
-
     in_range: bool
+    waiting: Waiting | None
 
     def reveal(self, route: int) -> None:
         """Take the branch of a revealed route. Raises ProtocolError if there is none."""
@@ -112,7 +111,10 @@ class Output:
 
 
 class Round:
-    """The messages of one round of a segment, `group`, which starts at instruction `first`."""
+    """The messages of one round of a segment, `group`, which starts at instruction `first`.
+
+    `ours` is what this party sends and `theirs` the place for what it receives.
+    """
 
     def __init__(
         self,
@@ -149,15 +151,16 @@ class Round:
             self._openings.append(
                 Opening(share, mask, i.out, type_.width, by, half, arena.place(i), ours, theirs)
             )
-        self._ours, self._theirs = (m[:size].data for m in messages)
-        self._where = f"round {group[0].attrs['round']}, {group[0].op} {group[0].inputs[0]}"
+        self.ours, self.theirs = (m[:size].data for m in messages)
+        self.where = f"round {group[0].attrs['round']}, {group[0].op} {group[0].inputs[0]}"
         self.reads = tuple(name for i in group for name in i.inputs)
         self.makes = tuple(o.out for o in self._openings)
 
-    def run(self, run: Sink, kernels: Kernels, peer: Channel, peer_name: str) -> None:
-        """Send and receive everything, but no outputs if a value is known to be out of its range.
+    def begin(self, run: Sink, kernels: Kernels) -> None:
+        """Write this party's message, and make the run wait for the other's.
 
-        Raises ProtocolError, naming the peer and the round.
+        No outputs are made if a value is known to be out of its range, and where the parties have
+        nothing to say to each other nobody waits.
         """
         env = run.env
         sent_out = self._sent_out if run.in_range else {}
@@ -165,22 +168,33 @@ class Round:
             run.counters.online |= sent_out
             for output in self._outputs:
                 run.outputs[output.name] = kernels.pack(env[output.share], output.width)
-        if self._ours or run.in_range:
+        if self.ours or run.in_range:
             run.counters.rounds += 1
             run.counters.by_round.append(self._sent | sent_out)
-        if not self._ours:
+        if not self.ours:
             return
         run.counters.online |= self._sent
         addends = [o.send(kernels, env) for o in self._openings]
-        shares = [r.send(kernels, env) for r in self._revealed]
-        try:
-            peer.exchange(self._ours, self._theirs)
-        except ProtocolError as error:
-            raise ProtocolError(f"{peer_name} in {self._where}: {error}") from None
-        for opening, own in zip(self._openings, addends, strict=True):
-            opening.receive(kernels, env, own)
-        for revealed, share in zip(self._revealed, shares, strict=True):
+        run.waiting = Waiting(self, addends, [r.send(kernels, env) for r in self._revealed])
+
+    def end(self, run: Sink, kernels: Kernels) -> None:
+        """Open what the other party's message is for."""
+        waiting, run.waiting = run.waiting, None
+        if waiting is None:
+            return
+        for opening, own in zip(self._openings, waiting.addends, strict=True):
+            opening.receive(kernels, run.env, own)
+        for revealed, share in zip(self._revealed, waiting.shares, strict=True):
             revealed.receive(kernels, run, share)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A round whose message is written and not yet exchanged, and what `end` needs."""
+
+    messages: Round
+    addends: list[Ring]
+    shares: list[Ring]
 
 
 def rounds(body: Sequence[Instruction]) -> dict[int, int]:

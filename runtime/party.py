@@ -24,9 +24,11 @@ from srcompile.runtime.engine import (
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import Kernels, PackedMatrix, ring_dtype
+from srcompile.runtime.lockstep import Mark, Stop, Use, run_together, unmarked
 from srcompile.runtime.openings import (
     Counters,
     Round,
+    Waiting,
     largest_message,
     rounds,
 )
@@ -43,12 +45,14 @@ PEERS = ("party 1", "party 0")
 class Prepared:
     """A block that a party is preparing or ready to use, once.
 
-    `inputs` are the values of the chunks that hold the masks of inputs, once they are asked for.
+    `masks` are the values of the chunks that hold the masks of inputs, once they are asked for, and
+    `inputs` what the client sent.
     """
 
     block: int
     segment: int
     shelf: Shelf
+    masks: Env | None = None
     inputs: Env | None = None
 
 
@@ -92,7 +96,6 @@ class Party:
         self._stock = stock or Stock()
         self._last_block = -1
         self._last_used: dict[int, int] = {}  # segment -> block
-        self._on_use: Callable[[int], None] = lambda block: None
         types = program.types("online")
         size = largest_message(program.functions["online"], types)
         self._messages = (np.empty(size, np.uint8), np.empty(size, np.uint8))  # ours, theirs
@@ -115,7 +118,7 @@ class Party:
         self._arriving = [self._plan_arriving(parts) for parts in self._chunks]
         self._late = [[self._plan_late(chunk) for chunk in parts] for parts in self._chunks]
         self._input_chunks = sorted(
-            {self._home[i.inputs[0]][1] for i in self._inputs() if i.inputs[0] in self._home}
+            {self._home[i.inputs[0]][1] for i in self._inputs("input") if i.inputs[0] in self._home}
         )
         self._taken: list[list[tuple[int, int]]] = []  # by segment, (segment, chunk), in order
         self._online_plans = [self._plan_online(k, types) for k in range(len(program.segments))]
@@ -163,7 +166,7 @@ class Party:
             if index in stops:
                 group = body[index:stop]
                 messages = Round(segment, index, group, types, self.index, arena, self._messages)
-                steps.append(self._exchange(messages))
+                steps += self._exchange(messages)
             else:
                 steps.append(self._engine.step("online", body[index], own, arena))
             index = stop
@@ -218,9 +221,9 @@ class Party:
                     keep(name, f)
             self._opened[name] = self._engine.laid_out("weight_opened", name, f)
 
-    def attach(self, peer: Channel, client: Channel, on_use: Callable[[int], None]) -> None:
-        """Work for another session: with these channels, telling `on_use` of each block used."""
-        self._peer, self._client, self._on_use = peer, client, on_use
+    def attach(self, peer: Channel, client: Channel) -> None:
+        """Work for another session, with these channels."""
+        self._peer, self._client = peer, client
 
     def share_weights_of(self, other: Party) -> None:
         """Use the weights that another party object of this process has loaded, in its memory."""
@@ -231,7 +234,7 @@ class Party:
         own = share - self._source.ring(SETUP_BLOCK, number, type_)
         message = self.kernels.pack(own, type_.width)
         theirs = np.empty_like(message)
-        self._peer.exchange(message.data, theirs.data)
+        self._peer.exchange([message.data], [theirs.data])
         self.setup_bytes += message.size
         return self.kernels.unpack_add(theirs, own, type_.width)
 
@@ -285,50 +288,97 @@ class Party:
 
     def send_input_masks(self, prepared: Prepared) -> None:
         """Give the client this party's share of the masks of its inputs."""
-        env = self._with_inputs(prepared)
-        for instruction in self._inputs():
+        env = self._with_masks(prepared)
+        for instruction in self._inputs("input"):
             mask = env[instruction.inputs[0]]
             assert instruction.type is not None
             self._client.send(self.kernels.pack(mask, instruction.type.width).data)
 
-    def _with_inputs(self, prepared: Prepared) -> Env:
+    def receive_inputs(self, prepared: Prepared) -> None:
+        """Take the client's inputs, masked with this block.
+
+        Raises ProtocolError if the block is used already.
+        """
+        self._use(prepared)
+        found: Env = {}
+        for instruction in self._inputs("input", "public_input"):
+            type_ = _type(instruction)
+            data = np.frombuffer(self._client.receive(type_.packed_bytes), np.uint8)
+            values = self.kernels.unpack(data, type_.size, type_.width)
+            found[instruction.out] = values.reshape(type_.shape)
+        prepared.inputs = found
+
+    def _with_masks(self, prepared: Prepared) -> Env:
         """Return the values of the chunks that hold the masks of inputs."""
-        if prepared.inputs is None:
+        if prepared.masks is None:
             taken = [prepared.shelf.take(k) for k in self._input_chunks]
-            prepared.inputs = {name: value for env in taken for name, value in env.items()}
-        return prepared.inputs
+            prepared.masks = {name: value for env in taken for name, value in env.items()}
+        return prepared.masks
 
     # -- online
+
+    def start(
+        self,
+        shared: Prepared,
+        branches: Sequence[Prepared] = (),
+        observe: Callable[[int], None] | None = None,
+    ) -> Running:
+        """Return a run of one inference on `shared`, which has its inputs, for `run_together`.
+
+        If it is routed, it goes on with the block of the branch taken: `branches` holds one block
+        for each route, in order. After each round `observe` is called with the number of rounds so
+        far. Values are freed as soon as nothing needs them.
+        """
+        assert shared.inputs is not None
+        routes = frozenset(s.route for s in self.program.segments)
+        env = dict(self._engine.public)
+        run = Running(env, routes, {0: shared.shelf}, shared.inputs, self._guarded, observe)
+        run.env.update(self._with_masks(shared))
+        shared.masks = shared.inputs = None
+        run.stops = self._stops(run, branches)
+        return run
+
+    def _stops(self, run: Running, branches: Sequence[Prepared]) -> Iterator[Stop]:
+        """Run an inference, yielding where it waits for a mark or for the peer."""
+        try:
+            yield from self._rounds(0, run)
+            if run.route is not None:
+                branch = branches[run.route]
+                yield Use(branch.block)
+                self._use(branch)
+                run.segment = branch.segment
+                run.shelves[branch.segment] = branch.shelf
+                yield from self._rounds(branch.segment, run)
+        finally:
+            for shelf in run.shelves.values():
+                shelf.close()
+
+    def _rounds(self, segment: int, run: Running) -> Iterator[Round]:
+        """Run a segment, yielding each round whose message is to be exchanged."""
+        env = run.env
+        for step in self._online_plans[segment]:
+            step.action(run)
+            for name in step.drops:
+                del env[name]
+            if run.waiting is not None:
+                yield run.waiting.messages
 
     def infer(
         self,
         shared: Prepared,
         branches: Sequence[Prepared] = (),
         observe: Callable[[int], None] | None = None,
+        mark: Mark = unmarked,
     ) -> Inference:
-        """Run one inference on `shared` and, if it is routed, on the block of the branch taken.
+        """Take the client's inputs and run one inference by itself: see `start`.
 
-        `branches` holds one block for each route, in order. After each round `observe` is called
-        with the number of rounds so far. Values are freed as soon as nothing needs them. Raises
-        ProtocolError, before anything that depends on it is sent, if a block is used already.
+        `mark` is called with a branch's block before anything that depends on it is sent. Raises
+        ProtocolError if a block is used already.
         """
-        self._use(shared)
-        routes = frozenset(s.route for s in self.program.segments)
-        run = _Online(dict(self._engine.public), routes, {0: shared.shelf}, self._guarded, observe)
-        try:
-            run.env.update(self._with_inputs(shared))
-            shared.inputs = None
-            with np.errstate(over="ignore"):
-                self._engine.run(self._online_plans[0], run)
-                if run.route is not None:
-                    branch = branches[run.route]
-                    self._use(branch)
-                    run.shelves[branch.segment] = branch.shelf
-                    self._engine.run(self._online_plans[branch.segment], run)
-        finally:
-            for shelf in run.shelves.values():
-                shelf.close()
-        return Inference(run.route, run.counters, run.outputs, run.in_range)
+        self.receive_inputs(shared)
+        run = self.start(shared, branches, observe)
+        run_together([run], self._peer, PEERS[self.index], mark)
+        return run.inference()
 
     def send_outputs(self, inference: Inference) -> None:
         """Give the client this party's shares of the outputs.
@@ -344,11 +394,10 @@ class Party:
         last = self._last_used.get(prepared.segment, -1)
         if prepared.block <= last:
             raise ProtocolError(f"block {prepared.block} is used already, or older than {last}")
-        self._on_use(prepared.block)
         self._last_used[prepared.segment] = prepared.block
 
-    def _inputs(self) -> list[Instruction]:
-        return [i for i in self.program.functions["online"][0] if i.op == "input"]
+    def _inputs(self, *ops: str) -> list[Instruction]:
+        return [i for i in self.program.functions["online"][0] if i.op in ops]
 
     def operand(self, name: str) -> Ring | PackedMatrix:
         """Return this party's share of a weight."""
@@ -377,24 +426,20 @@ class Party:
         return key
 
     def _input(self, i: Instruction, types: Sequence[RingType]) -> Compute:
-        type_ = _type(i)
-        shape, size, width, length = type_.shape, type_.size, type_.width, type_.packed_bytes
+        return lambda run, *masks: run.inputs.pop(i.out)
 
-        def read(run: _Online, *masks: Ring) -> Ring:
-            data = np.frombuffer(self._client.receive(length), np.uint8)
-            return self.kernels.unpack(data, size, width).reshape(shape)
+    def _exchange(self, messages: Round) -> tuple[Step, Step]:
+        """Return the steps before and after a round's message is exchanged."""
 
-        return read
+        def begin(run: Running) -> None:
+            messages.begin(run, self.kernels)
 
-    def _exchange(self, messages: Round) -> Step:
-        peer_name = PEERS[self.index]
-
-        def action(run: _Online) -> None:
-            messages.run(run, self.kernels, self._peer, peer_name)
+        def end(run: Running) -> None:
+            messages.end(run, self.kernels)
             if run.observe is not None:
                 run.observe(run.counters.rounds)
 
-        return Step(action, messages.reads, messages.makes)
+        return Step(begin, messages.reads, ()), Step(end, (), messages.makes)
 
 
 class _Block(Protocol):
@@ -450,18 +495,26 @@ class _Late:
 
 
 @dataclass
-class _Online:
+class Running:
     """A run of `online`: the first segment, and the branch it leads to."""
 
     env: Env
     routes: frozenset[int | None]
     shelves: dict[int, Shelf]  # by segment
-    guarded: bool = False
-    observe: Callable[[int], None] | None = None
+    inputs: Env
+    guarded: bool
+    observe: Callable[[int], None] | None
+    stops: Iterator[Stop] = field(default_factory=lambda: iter(()))
+    segment: int = 0
+    waiting: Waiting | None = None
     counters: Counters = field(default_factory=Counters)
     route: int | None = None
     in_range: bool = True
     outputs: dict[str, gates.Bytes] = field(default_factory=dict)
+
+    def inference(self) -> Inference:
+        """Return what is known after the end."""
+        return Inference(self.route, self.counters, self.outputs, self.in_range)
 
     def reveal(self, route: int) -> None:
         """Take the branch of a revealed route.
@@ -477,7 +530,7 @@ class _Online:
         self.route = route
 
 
-def _take_chunk(segment: int, number: int, run: _Online) -> None:
+def _take_chunk(segment: int, number: int, run: Running) -> None:
     run.env.update(run.shelves[segment].take(number))
 
 

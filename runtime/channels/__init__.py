@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,8 +30,8 @@ class Channel(Protocol):
     def receive(self, size: int) -> bytes | bytearray:
         """Return the next message. Raises ProtocolError unless it has exactly `size` bytes."""
 
-    def exchange(self, data: memoryview, into: memoryview) -> None:
-        """Send `data` and receive a message into `into` at the same time.
+    def exchange(self, data: Sequence[memoryview], into: Sequence[memoryview]) -> None:
+        """Send the parts `data` as one message and receive one into the parts `into` meanwhile.
 
         Raises ProtocolError unless the message is exactly as long as `into`.
         """

@@ -95,8 +95,9 @@ class LinkChannel(TcpChannel):
         return rest
 
     def _read(self, buffers: list[memoryview]) -> list[memoryview]:
-        rest = super()._read(buffers[:1])  # the header first: nothing may follow it
-        return _behind(rest + buffers[1:], 0)
+        count = 1 if len(buffers[0]) <= HEADER.size else len(buffers)
+        rest = super()._read(buffers[:count])  # a header by itself: nothing may follow it
+        return _behind(rest + buffers[count:], 0)
 
     def _length(self, head: bytearray) -> int:
         number, length = HEADER.unpack(head)

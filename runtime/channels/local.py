@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Sequence
 
 from srcompile.runtime.channels import Sendable, Traffic
 from srcompile.runtime.errors import ProtocolError
@@ -36,10 +37,13 @@ class LocalChannel:
         self.traffic.received += size
         return data
 
-    def exchange(self, data: memoryview, into: memoryview) -> None:
-        """Send `data` and receive a message into `into`."""
-        self.send(data)
-        into[:] = self.receive(len(into))
+    def exchange(self, data: Sequence[memoryview], into: Sequence[memoryview]) -> None:
+        """Send the parts `data` as one message and receive one into the parts `into`."""
+        self.send(b"".join(data))
+        got, place = self.receive(sum(map(len, into))), 0
+        for part in into:
+            part[:] = got[place : place + len(part)]
+            place += len(part)
 
     def close(self) -> None:
         """End the channel: a waiting peer gets an empty message, which is an error there."""

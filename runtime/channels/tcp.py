@@ -14,7 +14,7 @@ import secrets
 import select
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from srcompile.runtime.channels import Sendable, Traffic
@@ -39,16 +39,16 @@ class TcpChannel:
 
     def send(self, data: Sendable) -> None:
         """Send one message."""
-        self._transfer(self._framed(data), None)
+        self._move(self._framed([memoryview(data)]), [])
 
     def receive(self, size: int) -> bytearray:
         """Return the next message. Raises ProtocolError unless it has exactly `size` bytes."""
         data = bytearray(size)
-        self._transfer([], memoryview(data))
+        self._transfer([], [memoryview(data)])
         return data
 
-    def exchange(self, data: memoryview, into: memoryview) -> None:
-        """Send `data` and receive a message into `into` at the same time."""
+    def exchange(self, data: Sequence[memoryview], into: Sequence[memoryview]) -> None:
+        """Send the parts `data` as one message and receive one into the parts `into` meanwhile."""
         self._transfer(self._framed(data), into)
 
     def send_json(self, fields: Mapping[str, Any]) -> None:
@@ -79,30 +79,27 @@ class TcpChannel:
 
     # -- the wire
 
-    def _framed(self, data: Sendable) -> list[memoryview]:
-        if len(data) > MAX_MESSAGE:
-            raise ProtocolError(f"a message of {len(data)} bytes is too long")
-        header = HEADER.pack(self._sent & 0xFFFFFFFF, len(data))
+    def _framed(self, parts: Sequence[memoryview]) -> list[memoryview]:
+        size = sum(map(len, parts))
+        if size > MAX_MESSAGE:
+            raise ProtocolError(f"a message of {size} bytes is too long")
+        header = HEADER.pack(self._sent & 0xFFFFFFFF, size)
         self._sent += 1
-        self.traffic.sent += len(data)
+        self.traffic.sent += size
         self.traffic.messages += 1
-        return [memoryview(header), memoryview(data)]
+        return [memoryview(header), *parts]
 
-    def _transfer(self, out: list[memoryview], into: memoryview | None) -> None:
-        """Write the buffers `out` and, if it is given, fill `into` with one message."""
-        if into is None:
-            return self._move(out, [])
-        head = bytearray(HEADER.size)
+    def _transfer(self, out: list[memoryview], into: Sequence[memoryview]) -> None:
+        """Write the buffers `out` and fill `into` with one message."""
+        head, size = bytearray(HEADER.size), sum(map(len, into))
 
         def check() -> None:
             length = self._length(head)
-            if length != len(into):
-                raise ProtocolError(
-                    f"{self.peer} sent {length} bytes where {len(into)} were expected"
-                )
+            if length != size:
+                raise ProtocolError(f"{self.peer} sent {length} bytes where {size} were expected")
 
-        self._move(out, [memoryview(head), into], check)
-        self.traffic.received += len(into)
+        self._move(out, [memoryview(head), *into], check)
+        self.traffic.received += size
 
     def _move(
         self,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from srcompile.runtime.channels.link import LinkChannel
-from srcompile.runtime.channels.tcp import _behind
+from srcompile.runtime.channels.tcp import HEADER, _behind
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.roles import NAMES, role_of_uri
 
@@ -95,15 +95,15 @@ class TlsChannel(LinkChannel):
         return buffers
 
     def _read(self, buffers: list[memoryview]) -> list[memoryview]:
-        rest = len(buffers)
         try:
             for _ in range(_BURST):
+                header = len(buffers[0]) <= HEADER.size
                 got = self._tls.recv_into(buffers[0])
                 self._reading = select.POLLIN
                 if not got:
                     raise ProtocolError(f"{self.peer} closed the connection")
                 buffers = _behind(buffers, got)
-                if len(buffers) < rest:  # the header is checked before what follows is read
+                if header or not buffers:  # a header is checked before what follows is read
                     break
         except ssl.SSLWantReadError:
             self._reading = select.POLLIN
@@ -122,11 +122,16 @@ class TlsChannel(LinkChannel):
 
 
 def _record(buffers: list[memoryview]) -> bytes | memoryview:
-    """Return the first bytes to be sent; a header goes out together with what follows it."""
-    first = buffers[0]
-    if len(first) >= _RECORD or len(buffers) == 1:
-        return first
-    return b"".join((first, buffers[1][: _RECORD - len(first)]))
+    """Return the first bytes to be sent; small buffers go out together, headers to begin with."""
+    if len(buffers[0]) >= _RECORD or len(buffers) == 1:
+        return buffers[0]
+    parts, left = [], _RECORD
+    for buffer in buffers:
+        parts.append(buffer[:left])
+        left -= len(parts[-1])
+        if not left:
+            break
+    return b"".join(parts)
 
 
 def _reason(error: ssl.SSLError) -> str:

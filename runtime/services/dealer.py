@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.dealer import Dealer, Material
+from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
-from srcompile.runtime.node import BLOCK, DEALT, REQUEST, STOP
 from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.roles import PARTIES
 from srcompile.runtime.services.limits import silence_limit

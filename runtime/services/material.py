@@ -7,28 +7,41 @@ for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 
 from srcompile.runtime.channels import Channel
+from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP, Offline
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.material import material_bytes
-from srcompile.runtime.node import BLOCK, DEALT, REQUEST, STOP, Offline
 from srcompile.runtime.party import Party, Prepared
-from srcompile.runtime.services.state import Journal
 
 Tell = Callable[[str, int, int], None]
 """Is told of a phase, how much of it is done, and how much there is."""
 
 
 class Material:
-    """The blocks of one session, prepared by its `party`; `used` are the blocks that are marked."""
+    """The blocks of one session, prepared by its `party`.
 
-    def __init__(self, party: Party, dealer: Channel, used: Journal, tell: Tell) -> None:
-        self._party, self._dealer, self._used, self._tell = party, dealer, used, tell
+    `is_used` says which blocks were used before. While `running`, the block of the first segment is
+    prepared on a thread, beside the inference that uses it.
+    """
+
+    def __init__(
+        self,
+        party: Party,
+        dealer: Channel,
+        is_used: Callable[[int], bool],
+        tell: Tell,
+        running: bool = False,
+    ) -> None:
+        self._party, self._dealer, self._is_used, self._tell = party, dealer, is_used, tell
+        self._running = running
+        self._filling: _Filling | None = None
         self._held: dict[int, Prepared] = {}  # by segment
         self._taken: list[Prepared] = []  # by the inference that is running
 
-    def begin(self, segments: list[int]) -> Offline:
+    def begin(self, segments: Sequence[int]) -> Offline:
         """Return the counts of one inference, which is going to take these segments' blocks."""
         self._taken.clear()
         return Offline(
@@ -40,9 +53,17 @@ class Material:
 
         Raises ProtocolError if the dealer does not send what it should.
         """
-        prepared = self._held.pop(segment, None) or self._dealt(segment, offline)
+        prepared = self._held.pop(segment, None)
+        if prepared is None:
+            prepared = self._dealt(segment, offline)
         self._taken.append(prepared)
         return prepared
+
+    def finish(self) -> None:
+        """Wait until all that was taken has come in full. Raises what ended it."""
+        filling, self._filling = self._filling, None
+        if filling is not None:
+            filling.finish()
 
     def give_back(self, prepared: Prepared) -> None:
         """Keep a block of which nothing was used for the next one that takes its segment."""
@@ -60,28 +81,59 @@ class Material:
         self._held.clear()
 
     def _dealt(self, segment: int, offline: Offline) -> Prepared:
-        """Get a block from the dealer and prepare it; count what comes."""
+        """Get a block from the dealer."""
         if self._party.index == 0:
             self._dealer.send(REQUEST.pack(segment))
         block, dealt = BLOCK.unpack(self._dealer.receive(BLOCK.size))
         if dealt != segment:
             raise ProtocolError(f"the dealer sent material for segment {dealt}, not {segment}")
-        if block in self._used:
+        if self._is_used(block):
             raise ProtocolError(f"the dealer sent block {block}, which is used already")
+        beside = self._running and segment == 0
+        prepared = self._party.begin(block, segment, waits=beside)
+        if beside:
+            self._filling = _Filling(lambda: self._fill(prepared, offline, lambda *_: None))
+        else:
+            self._fill(prepared, offline, self._tell)
+        return prepared
+
+    def _fill(self, prepared: Prepared, offline: Offline, tell: Tell) -> None:
+        """Prepare a block, and count what comes."""
         before = offline.bytes
 
         def receive(size: int) -> bytes | bytearray:
             data = self._dealer.receive(size)
             offline.bytes += size
-            self._tell("offline", offline.bytes, offline.total)
+            tell("offline", offline.bytes, offline.total)
             return data
 
-        prepared = self._party.prepare(block, segment, receive)
-        offline.blocks.append((segment, offline.bytes - before))
+        self._party.fill(prepared, receive)
+        offline.blocks.append((prepared.segment, offline.bytes - before))
         if self._party.index == 0:
             seconds, offline.dealer_memory = DEALT.unpack(self._dealer.receive(DEALT.size))
             offline.dealer_s += seconds
-        return prepared
 
     def _size(self, segment: int) -> int:
         return material_bytes(self._party.program, segment)[self._party.index]
+
+
+class _Filling:
+    """Preparing a block on a thread, beside the inference that uses it."""
+
+    def __init__(self, fill: Callable[[], None]) -> None:
+        self._fill = fill
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for its end. Raises what ended it, if it was an error."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            self._fill()
+        except BaseException as error:  # who waits for a chunk has it from the shelf
+            self._error = error

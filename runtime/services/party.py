@@ -16,28 +16,28 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.dealing import Offline
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
-from srcompile.runtime.material import rounds_of
-from srcompile.runtime.node import inference_report
-from srcompile.runtime.party import Party, Prepared
+from srcompile.runtime.party import Inference, Party
 from srcompile.runtime.program import Program
-from srcompile.runtime.progress import Progress, Ticker
 from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.ring import Ring
 from srcompile.runtime.roles import NAMES, PARTIES
+from srcompile.runtime.services.batches import Batches, Limits, Together
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Visit
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.material import Material
 from srcompile.runtime.services.service import Service
+from srcompile.runtime.services.session import Alone, Runner, Session, told
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import (
     Journal,
@@ -53,7 +53,6 @@ from srcompile.runtime.services.state import (
 )
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import Stock
-from srcompile.runtime.usage import peak_memory
 
 SEED_BYTES = 16
 
@@ -115,18 +114,56 @@ class PartyService(Service):
             with contextlib.ExitStack() as links:
                 others: list[LinkChannel] = []
                 try:
-                    peer, both = links.enter_context(self._peer(session, deployment))
-                    others.append(peer)
+                    peer = links.enter_context(self._peer(session, deployment))
+                    others.append(peer.channel)
                     dealer = links.enter_context(self._dealer(session, deployment))
                     others.append(dealer)
-                    with deployment.party(peer, visit.channel, dealer, both) as (party, opened):
-                        run = _Session(self, visit.channel, peer, dealer, deployment, party)
-                        run.serve(setup_bytes=opened)
+                    with deployment.party(peer, visit.channel, dealer) as (party, opened):
+                        run = self._run(session, visit, peer, dealer, deployment, party)
+                        run.serve(opened, deployment=deployment.name)
                 except Exception as error:
                     for channel in others:
                         channel.fail(self.reason(error))
                     raise
             self.log.info("session ends", session=session[:8])
+
+    def _run(
+        self,
+        session: str,
+        visit: Visit,
+        peer: _Peer,
+        dealer: LinkChannel,
+        deployment: _Deployment,
+        party: Party,
+    ) -> Session:
+        """Return a client's session; party 0 says whether it runs in batches with others."""
+        client, tell = visit.channel, told(self.index, visit.channel)
+        mark, batches = deployment.mark, deployment.batches
+        runner: Runner = Alone(party, mark)
+        if peer.together:
+            runner = Together(batches, session, visit.role, party, peer.channel)
+
+        def count(run: Inference, offline: Offline) -> None:
+            self.count(
+                inferences=1,
+                blocks=len(offline.blocks),
+                online_bytes=run.counters.bytes,
+                material_bytes=offline.bytes,
+            )
+
+        return Session(
+            party=party,
+            client=client,
+            peer=peer.channel,
+            material=Material(party, dealer, deployment.is_used, tell),
+            runner=runner,
+            mark=mark,
+            count=count,
+            wait_for_client=lambda command: client.wait_at_most(
+                self.settings.idle if command else deployment.limit_s
+            ),
+            tell=tell,
+        )
 
     @contextlib.contextmanager
     def _dealer(self, session: str, deployment: _Deployment) -> Iterator[LinkChannel]:
@@ -142,18 +179,18 @@ class PartyService(Service):
             yield channel
 
     @contextlib.contextmanager
-    def _peer(self, session: str, deployment: _Deployment) -> Iterator[tuple[LinkChannel, bool]]:
+    def _peer(self, session: str, deployment: _Deployment) -> Iterator[_Peer]:
         """Give the link to the other party for a session: party 1 connects, party 0 waits.
 
-        Also whether both have opened the weights. Raises ProtocolError if they have different
-        deployments.
+        Raises ProtocolError if they have different deployments.
         """
         mine = {"deployment": deployment.name, "opened": deployment.is_opened()}
         if self.index == 1:
             channel, theirs = self._links.dial("party0", "peer", session=session, **mine)
             with self._holding(channel):
                 channel.wait_at_most(deployment.limit_s)
-                yield channel, mine["opened"] is theirs.get("opened") is True
+                opened = mine["opened"] is theirs.get("opened") is True
+                yield _Peer(channel, opened, theirs.get("together") is True)
             return
         end = time.monotonic() + self.settings.timeout
         with self._met:
@@ -170,9 +207,11 @@ class PartyService(Service):
                 different = "the parties have different deployments of this program"
                 visit.channel.fail(f"{different}; deploy it again")
                 raise ProtocolError(f"{different}; deploy it again")
-            visit.channel.send_json(mine)
+            together = self.settings.batch > 1
+            visit.channel.send_json({**mine, "together": together})
             visit.channel.wait_at_most(deployment.limit_s)
-            yield visit.channel, mine["opened"] is visit.fields.get("opened") is True
+            opened = mine["opened"] is visit.fields.get("opened") is True
+            yield _Peer(visit.channel, opened, together)
         finally:
             done.set()
 
@@ -206,6 +245,19 @@ def receive_shares(program: Program, channel: LinkChannel, kernels: Kernels) -> 
 
 
 @dataclass(frozen=True)
+class _Peer:
+    """The link to the other party for a session.
+
+    Both parties may have `opened` the weights. Inferences run `together` with those of other
+    sessions if party 0 says so.
+    """
+
+    channel: LinkChannel
+    opened: bool
+    together: bool
+
+
+@dataclass(frozen=True)
 class _Ready:
     """A party object that no session uses, and the folder of what it puts on disk."""
 
@@ -224,35 +276,34 @@ class _Deployment:
         self.program = store.program(name)
         self.digest = self.program.digest()
         self.limit_s = silence_limit(self.program, settings.timeout)
-        self.rounds = rounds_of(self.program)
-        self.routed = sorted(
-            (k for k, s in enumerate(self.program.segments) if s.route is not None),
-            key=lambda k: self.program.segments[k].route or 0,
-        )
         self._memory, self._spools = settings.memory << 20, store.spools
-        self.journal = Journal(self.folder / "used")
+        self._journal = Journal(self.folder / "used")
+        limits = Limits(settings.batch, settings.batches, settings.batch_wait, settings.queue)
+        self.batches = Batches(index, self.mark, self.limit_s, limits)
         self._lock = threading.Lock()
         self._first: Party | None = None  # holds the weights that all others use
         self._idle: list[_Ready] = []
 
     @contextlib.contextmanager
     def party(
-        self, peer: LinkChannel, client: LinkChannel, dealer: LinkChannel, both: bool
+        self, peer: _Peer, client: LinkChannel, dealer: LinkChannel
     ) -> Iterator[tuple[Party, int]]:
         """Give a party object with weights, and the bytes that opening them took just now.
 
-        They are opened unless `both` parties have that. The object is kept for the next session if
+        They are opened unless both parties have that. The object is kept for the next session if
         this one ends well.
         """
         source = self._source(bytes(dealer.receive(SEED_BYTES)))
         with contextlib.ExitStack() as undo:
-            ready = self._idle_one() if both else None
+            ready = self._idle_one() if peer.opened else None
             if ready is None:
                 folder = self._spools / new_id()
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
                 stock = Stock(self._memory, Spool(folder))
-                party = Party(self.program, self.index, self.kernels, source, peer, client, stock)
-                self._load(party, both)
+                party = Party(
+                    self.program, self.index, self.kernels, source, peer.channel, client, stock
+                )
+                self._load(party, peer.opened)
                 ready = _Ready(party, folder)
                 yield party, party.setup_bytes
             else:
@@ -261,6 +312,14 @@ class _Deployment:
             undo.pop_all()
         with self._lock:
             self._idle.append(ready)
+
+    def mark(self, blocks: Sequence[int]) -> None:
+        """Write down that blocks are used. Raises ProtocolError if one was before."""
+        self._journal.mark(*blocks)
+
+    def is_used(self, block: int) -> bool:
+        """Whether a block is written down as used."""
+        return block in self._journal
 
     def is_opened(self) -> bool:
         """Whether this party has the opened weights."""
@@ -292,100 +351,3 @@ class _Deployment:
             if stored is None:
                 store_opened(self.folder, opened)
             self._first = self._first or party
-
-
-# -- one session ----------------------------------------------------------------------------------
-
-
-@dataclass
-class _Session:
-    """A client's session at one party: its inferences, one after the other."""
-
-    service: PartyService
-    client: LinkChannel
-    peer: LinkChannel
-    dealer: LinkChannel
-    deployment: _Deployment
-    party: Party
-    sure: set[int] = field(default_factory=set)  # blocks of this inference that are marked
-
-    def __post_init__(self) -> None:
-        self.ticker = Ticker(self._send_progress)
-        self.material = Material(self.party, self.dealer, self.deployment.journal, self._tell)
-
-    def serve(self, setup_bytes: int) -> None:
-        """Do what the client says until it says stop."""
-        self.party.attach(self.peer, self.client, self._mark)
-        self.client.send_json(
-            {
-                "ready": True,
-                "deployment": self.deployment.name,
-                "setup_bytes": setup_bytes,
-                "kernels": self.deployment.kernels.name,
-            }
-        )
-        try:
-            while self._asked():
-                self._inference()
-        finally:
-            self.material.close()
-        self.material.stop()
-
-    def _asked(self) -> bool:
-        self.client.wait_at_most(self.service.settings.idle)
-        command = self.client.receive_json().get("command")
-        self.client.wait_at_most(self.deployment.limit_s)
-        if command not in ("infer", "stop"):
-            raise ProtocolError("the client asked for something that a session does not do")
-        return bool(command == "infer")
-
-    def _inference(self) -> None:
-        """Get material, agree on it, run an inference, and report.
-
-        Material for branches is there before: until the route is revealed nobody knows which runs.
-        """
-        routed = self.deployment.routed
-        offline = self.material.begin([*routed, 0])
-        branches = [self.material.take(segment, offline) for segment in routed]
-        shared = self.material.take(0, offline)
-        self._agree([shared, *branches])
-        self.sure.clear()
-        self._mark(shared.block)
-        self.client.send_json({"block": shared.block})
-        self.party.send_input_masks(shared)
-        run = self.party.infer(shared, branches, self._observed)
-        for route, branch in enumerate(branches):
-            if route != run.route:
-                self.material.give_back(branch)
-        self.client.send_json(inference_report(run) | offline.report() | {"memory": peak_memory()})
-        self.party.send_outputs(run)
-        self.service.count(
-            inferences=1,
-            blocks=len(offline.blocks),
-            online_bytes=run.counters.bytes,
-            material_bytes=offline.bytes,
-        )
-
-    def _observed(self, done: int) -> None:
-        self._tell("online", done, self.deployment.rounds)
-
-    def _tell(self, phase: str, done: int, total: int) -> None:
-        """Let the client know how far this is, from time to time; party 0 speaks for both."""
-        if self.party.index == 0:
-            self.ticker.tell(phase, done, total)
-
-    def _send_progress(self, progress: Progress) -> None:
-        self.client.send_json({"progress": [progress.phase, progress.done, progress.total]})
-
-    def _agree(self, blocks: list[Prepared]) -> None:
-        """Compare the numbers of the blocks with the peer's."""
-        mine = {"blocks": [[b.block, b.segment] for b in blocks]}
-        self.peer.send_json(mine)
-        if self.peer.receive_json() != mine:
-            raise ProtocolError(f"{NAMES[self.service.peer_role]} has other blocks from the dealer")
-
-    def _mark(self, block: int) -> None:
-        """Write down that a block is used, before anything that depends on it is sent."""
-        if block not in self.sure:
-            self.deployment.journal.mark(block)
-            self.sure.add(block)

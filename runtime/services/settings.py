@@ -147,6 +147,26 @@ class Settings:
     sessions: int = field(
         default=8, metadata=_about(_whole(1, 1000), "the most sessions that a role runs at once")
     )
+    batch: int = field(
+        default=8,
+        metadata=_about(
+            _whole(1, 64), "the most inferences of a program that run together; party 0's counts"
+        ),
+    )
+    batches: int = field(
+        default=1,
+        metadata=_about(_whole(1, 64), "the most batches of a program that run at once"),
+    )
+    batch_wait: float = field(
+        default=0.0,
+        metadata=_about(
+            _seconds(0, 60), "how long an inference waits for others to run together with"
+        ),
+    )
+    queue: int = field(
+        default=64,
+        metadata=_about(_whole(1, 10000), "the most inferences of a program that wait"),
+    )
     deployments: int = field(
         default=16,
         metadata=_about(_whole(1, 10000), "the most deployed programs that a role keeps"),

@@ -118,17 +118,21 @@ class Journal:
         self._ranges = _merged(_read_ranges(file))
         write_durably(file, b"".join(_entry(*r) for r in self._ranges))
 
-    def mark(self, block: int) -> None:
-        """Write down that a block is used.
+    def mark(self, *blocks: int) -> None:
+        """Write down that blocks are used.
 
-        Raises ProtocolError if it was before, or if the deployment was replaced meanwhile.
+        Raises ProtocolError if one was before, or if the deployment was replaced meanwhile.
         """
-        if not 0 <= block < SETUP_BLOCK:
-            raise ProtocolError(f"there is no block {block}")
+        for block in blocks:
+            if not 0 <= block < SETUP_BLOCK:
+                raise ProtocolError(f"there is no block {block}")
         with self._lock:
-            if any(first <= block <= last for first, last in self._ranges):
-                raise ProtocolError(f"block {block} is used already")
-            self._ranges = _merged([*self._ranges, (block, block)])
+            ranges = self._ranges
+            for block in blocks:
+                if any(first <= block <= last for first, last in ranges):
+                    raise ProtocolError(f"block {block} is used already")
+                ranges = _merged([*ranges, (block, block)])
+            self._ranges = ranges
             try:
                 descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND)
             except FileNotFoundError:
@@ -136,7 +140,7 @@ class Journal:
                     "the program was deployed again; open another session"
                 ) from None
             with os.fdopen(descriptor, "wb", buffering=0) as stream:
-                stream.write(_entry(block, block))
+                stream.write(b"".join(_entry(block, block) for block in blocks))
                 os.fsync(descriptor)
 
     def __contains__(self, block: int) -> bool:

@@ -73,8 +73,7 @@ def _timed(program: Any, inputs: dict[str, Any]) -> dict[str, float]:
             for _ in range(TURNS):
                 session.infer(inputs)
         turns: list[dict[str, float]] = json.loads((Path(folder) / "1.json").read_text())
-    timed = {name: min(turn[name] for turn in turns) for name in turns[-1]}
-    return {**timed, "messages": timed["messages"] - timed["exchange"]}
+    return {name: min(turn[name] for turn in turns) for name in turns[-1]}
 
 
 @contextmanager
@@ -123,8 +122,8 @@ def be_a_node(report: Path) -> None:
         return replace(bound, action=clocked(name, bound.action))
 
     def messages(self: Any, of_round: Any) -> Any:
-        bound = exchange(self, of_round)
-        return replace(bound, action=clocked("messages", bound.action))
+        steps = exchange(self, of_round)
+        return [replace(step, action=clocked("messages", step.action)) for step in steps]
 
     def inference(self: Any, *args: Any) -> Any:
         timed.clear()

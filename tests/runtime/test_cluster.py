@@ -271,7 +271,7 @@ def test_both_may_send_much_at_once(pair: tuple[TcpChannel, TcpChannel]) -> None
     got = (bytearray(3_000_000), bytearray(3_000_000))
 
     def exchange(k: int) -> None:
-        pair[k].exchange(memoryview(data[k]), memoryview(got[k]))
+        pair[k].exchange([memoryview(data[k])], [memoryview(got[k])])
 
     threads = [threading.Thread(target=exchange, args=(k,)) for k in (0, 1)]
     for thread in threads:
@@ -291,7 +291,7 @@ def test_messages_that_wait_are_read_one_at_a_time(pair: tuple[TcpChannel, TcpCh
     pair[0].send_json({})
     assert pair[1].receive_json() == {}
     pair[0].send(b"")
-    pair[1].exchange(memoryview(b"h"), memoryview(into))
+    pair[1].exchange([memoryview(b"h")], [memoryview(into)])
     assert bytes(pair[0].receive(1)) == b"h"
 
 
@@ -301,7 +301,7 @@ def test_an_exchange_of_another_size_is_an_error(
 ) -> None:
     pair[0].send(b"abc")
     with pytest.raises(ProtocolError, match=f"party 0 sent 3 bytes where {size} were expected"):
-        pair[1].exchange(memoryview(b"abc"), memoryview(bytearray(size)))
+        pair[1].exchange([memoryview(b"abc")], [memoryview(bytearray(size))])
 
 
 def test_a_message_of_another_size_is_an_error(pair: tuple[TcpChannel, TcpChannel]) -> None:

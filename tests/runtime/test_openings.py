@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,8 @@ from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.gates import Bytes
 from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import Kernels
-from srcompile.runtime.openings import Counters, Round, largest_message, rounds
+from srcompile.runtime.lockstep import Stop, run_together
+from srcompile.runtime.openings import Counters, Round, Waiting, largest_message, rounds
 from srcompile.runtime.program import Instruction
 
 
@@ -21,11 +24,16 @@ class Peer:
     def __init__(self, answer: Bytes) -> None:
         self.traffic, self.answer, self.got = Traffic(), answer, b""
 
-    def exchange(self, data: memoryview, into: memoryview) -> None:
-        if len(into) != len(self.answer):
-            raise ProtocolError(f"sent {len(self.answer)} bytes where {len(into)} were expected")
-        self.got = bytes(data)
-        into[:] = self.answer.data
+    def exchange(self, data: Sequence[memoryview], into: Sequence[memoryview]) -> None:
+        (sent,), (place,) = data, into
+        if len(place) != len(self.answer):
+            raise ProtocolError(f"sent {len(self.answer)} bytes where {len(place)} were expected")
+        self.got = bytes(sent)
+        place[:] = self.answer.data
+
+
+def no_mark(blocks: Sequence[int]) -> None:
+    raise AssertionError(blocks)
 
 
 class Sink:
@@ -34,6 +42,20 @@ class Sink:
         self.outputs: dict[str, Bytes] = {}
         self.route = -1
         self.in_range = True
+        self.waiting: Waiting | None = None
+        self.segment = 0
+        self.stops: Iterator[Stop] = iter(())
+
+    def going(self, round_: Round, kernels: Kernels) -> Sink:
+        """Run this round alone."""
+
+        def stops() -> Iterator[Stop]:
+            round_.begin(self, kernels)
+            yield round_
+            round_.end(self, kernels)
+
+        self.stops = stops()
+        return self
 
     def reveal(self, route: int) -> None:
         self.route = route
@@ -72,7 +94,7 @@ def test_a_round_is_one_message_for_openings_and_the_route(fast_kernels: Kernels
     # when party 0 runs it
     run = Sink({"%x": x, "%r": r, "%a": a, "%s": s, "%n": n})
     channel: Channel = peer  # type: ignore[assignment]
-    bound.run(run, fast_kernels, channel, "party 1")
+    run_together([run.going(bound, fast_kernels)], channel, "party 1", no_mark)
 
     # then each part lies behind the one before, and the wires are what they should be
     own = ((x + r + np.uint64(64)) % (1 << 40)) >> np.uint64(7)
@@ -88,7 +110,7 @@ def test_a_round_is_one_message_for_openings_and_the_route(fast_kernels: Kernels
     # and a message of another length names the peer and the round
     peer.answer = peer.answer[1:]
     with pytest.raises(ProtocolError, match=r"party 1 in round 1, open %x: sent 47 bytes where 48"):
-        bound.run(run, fast_kernels, channel, "party 1")
+        run_together([run.going(bound, fast_kernels)], channel, "party 1", no_mark)
 
 
 @pytest.mark.parametrize("by", [1, 3, 7])

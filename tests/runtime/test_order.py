@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ def test_blocks_and_seeds_are_marked_before_what_depends_on_them(
     events: list[tuple[str, str, int]] = []
     mark, exchange, send_json = Journal.mark, LinkChannel.exchange, LinkChannel.send_json
 
-    def noted_mark(self: Journal, block: int) -> None:
-        mark(self, block)
+    def noted_mark(self: Journal, *blocks: int) -> None:
+        mark(self, *blocks)
         ranges = _read_ranges(self._file)
-        assert any(first <= block <= last for first, last in ranges)
-        events.append(("mark", self._file.parts[-4], block))
+        for block in blocks:
+            assert any(first <= block <= last for first, last in ranges)
+            events.append(("mark", self._file.parts[-4], block))
 
-    def noted_exchange(self: LinkChannel, data: memoryview, into: memoryview) -> None:
+    def noted_exchange(
+        self: LinkChannel, data: Sequence[memoryview], into: Sequence[memoryview]
+    ) -> None:
         role = "party0" if self.peer == "party 1" else "party1"
         if not events:  # the weights are opened: which seed covers them is written down
             (folder,) = (settings.state / role / "deployments").iterdir()

@@ -93,8 +93,8 @@ def test_both_may_send_much_at_once(pair: tuple[LinkChannel, LinkChannel]) -> No
     data = bytes(range(256)) * (size // 256), bytes(reversed(range(256))) * (size // 256)
     into = bytearray(size), bytearray(size)
     done = both(
-        lambda: pair[0].exchange(memoryview(data[0]), memoryview(into[0])),
-        lambda: pair[1].exchange(memoryview(data[1]), memoryview(into[1])),
+        lambda: pair[0].exchange([memoryview(data[0])], [memoryview(into[0])]),
+        lambda: pair[1].exchange([memoryview(data[1])], [memoryview(into[1])]),
     )
     assert done == [None, None]
     assert (bytes(into[0]), bytes(into[1])) == (data[1], data[0])
@@ -117,7 +117,7 @@ def test_many_small_exchanges_keep_their_order(pair: tuple[LinkChannel, LinkChan
         got = []
         for number in range(300):
             into = bytearray(4)
-            pair[k].exchange(memoryview(number.to_bytes(4, "big")), memoryview(into))
+            pair[k].exchange([memoryview(number.to_bytes(4, "big"))], [memoryview(into)])
             got.append(int.from_bytes(into, "big"))
         return got
 

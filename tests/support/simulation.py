@@ -175,9 +175,12 @@ class _Recorder:
         self._received.append(data)
         return data
 
-    def exchange(self, data: memoryview, into: memoryview) -> None:
-        self.send(data)
-        into[:] = self.receive(len(into))
+    def exchange(self, data: Sequence[memoryview], into: Sequence[memoryview]) -> None:
+        self.send(b"".join(data))
+        got, place = self.receive(sum(map(len, into))), 0
+        for part in into:
+            part[:] = got[place : place + len(part)]
+            place += len(part)
 
     def close(self) -> None:
         self._channel.close()

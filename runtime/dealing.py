@@ -1,0 +1,32 @@
+"""What parties and dealer say to each other while blocks are dealt, and what parties count of it.
+
+Party 0 asks for a segment, for both; the dealer answers both with the number of a block and the
+segment, then the block's messages, and party 0 with what making it took.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+REQUEST = struct.Struct(">I")
+STOP = 0xFFFFFFFF
+BLOCK = struct.Struct(">QI")
+DEALT = struct.Struct(">dQ")  # after a block: seconds that making it took, peak memory in bytes
+
+
+@dataclass
+class Offline:
+    """What came from the dealer for one inference: `total` bytes are to come."""
+
+    total: int
+    bytes: int = 0
+    blocks: list[tuple[int, int]] = field(default_factory=list)  # (segment, bytes)
+    dealer_s: float = 0.0
+    dealer_memory: int = 0
+
+    def report(self) -> dict[str, Any]:
+        """Return what the client is told."""
+        dealer = {"seconds": self.dealer_s, "memory": self.dealer_memory}
+        return {"offline": self.blocks, "dealer": dealer}

@@ -1,0 +1,151 @@
+"""A client's session at one party: inferences one after the other, in processes and in services.
+
+For each inference the session gets material, agrees on it with the peer, has it written down that a
+block is used, gives the client its shares of the masks, takes the inputs, runs, and reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from srcompile.runtime.channels.tcp import TcpChannel
+from srcompile.runtime.dealing import Offline
+from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.lockstep import Mark
+from srcompile.runtime.material import rounds_of
+from srcompile.runtime.party import PEERS, Inference, Party, Prepared
+from srcompile.runtime.program import Program
+from srcompile.runtime.progress import Progress, Ticker
+from srcompile.runtime.services.material import Material
+from srcompile.runtime.usage import peak_memory
+
+Observe = Callable[[int], None]
+
+
+class Runner(Protocol):
+    """Runs inferences, alone or together with those of other sessions."""
+
+    def admit(self) -> None:
+        """Raise ProtocolError if another inference is one too many now."""
+
+    def run(self, shared: Prepared, branches: Sequence[Prepared], observe: Observe) -> Inference:
+        """Take the client's inputs, masked with the block `shared`, and return the inference.
+
+        Raises ProtocolError, naming the peer and the round.
+        """
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Runs each inference by itself."""
+
+    party: Party
+    mark: Mark
+
+    def admit(self) -> None:
+        """Do nothing: there is one inference at a time."""
+
+    def run(self, shared: Prepared, branches: Sequence[Prepared], observe: Observe) -> Inference:
+        """Take the inputs and run an inference."""
+        return self.party.infer(shared, branches, observe, self.mark)
+
+
+def route_segments(program: Program) -> list[int]:
+    """Return the segments of a program's routes, in their order."""
+    routed = [(s.route, k) for k, s in enumerate(program.segments) if s.route is not None]
+    return [segment for _, segment in sorted(routed)]
+
+
+@dataclass
+class Session:
+    """One client's inferences. `mark` writes down that blocks are used, before anything that
+    depends on them is sent; `count` is told of each inference that has ended well."""
+
+    party: Party
+    client: TcpChannel
+    peer: TcpChannel
+    material: Material
+    runner: Runner
+    mark: Mark
+    count: Callable[[Inference, Offline], None]
+    wait_for_client: Callable[[bool], None]  # True for a command, which may take long to come
+    tell: Callable[[str, int, int], None]
+
+    def __post_init__(self) -> None:
+        self.routed = route_segments(self.party.program)
+        self.rounds = rounds_of(self.party.program)
+
+    def serve(self, setup_bytes: int, **said: Any) -> None:
+        """Do what the client says until it says stop."""
+        self.party.attach(self.peer, self.client)
+        self.client.send_json(
+            {"setup_bytes": setup_bytes, "kernels": self.party.kernels.name, **said}
+        )
+        try:
+            while self._asked():
+                self._infer()
+        finally:
+            self.material.close()
+        self.material.stop()
+
+    def _asked(self) -> bool:
+        self.wait_for_client(True)
+        command = self.client.receive_json().get("command")
+        self.wait_for_client(False)
+        if command not in ("infer", "stop"):
+            raise ProtocolError("the client asked for something that a session does not do")
+        return bool(command == "infer")
+
+    def _infer(self) -> None:
+        """Run one inference.
+
+        Material for branches is there before: until the route is revealed nobody knows which runs.
+        """
+        self.runner.admit()
+        offline = self.material.begin([*self.routed, 0])
+        branches = [self.material.take(segment, offline) for segment in self.routed]
+        shared = self.material.take(0, offline)
+        self._agree([shared, *branches])
+        self.mark([shared.block])
+        self.client.send_json({"block": shared.block})
+        self.party.send_input_masks(shared)
+        run = self.runner.run(shared, branches, self._observed)
+        self.material.finish()
+        for route, branch in enumerate(branches):
+            if route != run.route:
+                self.material.give_back(branch)
+        self.client.send_json(inference_report(run) | offline.report() | {"memory": peak_memory()})
+        self.party.send_outputs(run)
+        self.count(run, offline)
+
+    def _observed(self, done: int) -> None:
+        self.tell("online", done, self.rounds)
+
+    def _agree(self, blocks: Sequence[Prepared]) -> None:
+        """Compare the numbers of the blocks with the peer's."""
+        mine = {"blocks": [[b.block, b.segment] for b in blocks]}
+        self.peer.send_json(mine)
+        if self.peer.receive_json() != mine:
+            raise ProtocolError(f"{PEERS[self.party.index]} has other blocks from the dealer")
+
+
+def told(party: int, client: TcpChannel) -> Callable[[str, int, int], None]:
+    """Return what lets the client know how far its inference is; party 0 speaks for both."""
+    if party != 0:
+        return lambda phase, done, total: None
+
+    def send(progress: Progress) -> None:
+        client.send_json({"progress": [progress.phase, progress.done, progress.total]})
+
+    return Ticker(send).tell
+
+
+def inference_report(run: Inference) -> dict[str, Any]:
+    """Return what a party tells the client of an inference."""
+    return {
+        "route": run.route,
+        "rounds": run.counters.rounds,
+        "online": [[segment, index, n] for (segment, index), n in run.counters.online.items()],
+    }
