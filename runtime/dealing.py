@@ -7,8 +7,14 @@ segment, then the block's messages, and party 0 with what making it took.
 from __future__ import annotations
 
 import struct
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from srcompile.runtime.channels.tcp import TcpChannel
+from srcompile.runtime.dealer import Material
+from srcompile.runtime.usage import peak_memory
 
 REQUEST = struct.Struct(">I")
 STOP = 0xFFFFFFFF
@@ -30,3 +36,22 @@ class Offline:
         """Return what the client is told."""
         dealer = {"seconds": self.dealer_s, "memory": self.dealer_memory}
         return {"offline": self.blocks, "dealer": dealer}
+
+
+def send_block(material: Material, channels: Sequence[TcpChannel]) -> int:
+    """Send both parties a block, large messages as soon as they are made; return the bytes."""
+    for channel in channels:
+        channel.send_soon(BLOCK.pack(material.block, material.segment))
+    sent, took, start = 0, 0.0, time.perf_counter()
+    for messages in material.messages:
+        took += time.perf_counter() - start
+        for channel, message in zip(channels, messages, strict=True):
+            if message.size:
+                channel.send_soon(message.data)
+                sent += message.size
+        start = time.perf_counter()
+    took += time.perf_counter() - start
+    channels[0].send_soon(DEALT.pack(took, peak_memory()))
+    for channel in channels:
+        channel.flush()
+    return sent

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from srcompile.runtime.channels.tcp import TcpChannel, accept, admit, connect, introduce
 from srcompile.runtime.dealer import Dealer
-from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP
+from srcompile.runtime.dealing import REQUEST, STOP, send_block
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.lockstep import unmarked
@@ -32,7 +31,6 @@ from srcompile.runtime.services.material import Material
 from srcompile.runtime.services.session import Alone, Session, told
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import Stock
-from srcompile.runtime.usage import peak_memory
 
 PATIENCE_S = 3600.0  # the dealer's, while a party takes no material and asks for none
 PARTY_NAMES = ("party 0", "party 1")
@@ -102,18 +100,7 @@ def run_dealer(config: Config, program: Program) -> None:
             return
         if segment >= len(program.segments):
             raise ProtocolError(f"party 0 asked for segment {segment}, which does not exist")
-        material = dealer.deal(segment)
-        for channel in channels:
-            channel.send(BLOCK.pack(material.block, segment))
-        took, start = 0.0, time.perf_counter()
-        for messages in material.messages:
-            took += time.perf_counter() - start
-            for channel, message in zip(channels, messages, strict=True):
-                if message.size:
-                    channel.send(message.data)
-            start = time.perf_counter()
-        took += time.perf_counter() - start
-        channels[0].send(DEALT.pack(took, peak_memory()))
+        send_block(dealer.deal(segment), channels)
 
 
 # -- parties --------------------------------------------------------------------------------------

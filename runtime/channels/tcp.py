@@ -24,6 +24,8 @@ LOOPBACK = "127.0.0.1"
 HEADER = struct.Struct(">II")
 MAX_MESSAGE = (1 << 32) - 1
 MAX_JSON = 1 << 24
+TOGETHER = 1 << 16
+"""So many bytes of small messages go to the system at once, and come from it."""
 
 
 class TcpChannel:
@@ -33,13 +35,32 @@ class TcpChannel:
         self.traffic = Traffic()
         self.peer, self._socket, self._timeout_s = peer, connection, timeout_s
         self._sent = self._received = 0
+        self._soon = bytearray()  # messages that go out together
+        self._ahead = memoryview(b"")  # what was read and belongs to later buffers
+        self._room = memoryview(bytearray(TOGETHER))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setblocking(False)
         self._poll = select.poll()
 
     def send(self, data: Sendable) -> None:
         """Send one message."""
+        self.flush()
         self._move(self._framed([memoryview(data)]), [])
+
+    def send_soon(self, data: Sendable) -> None:
+        """Send one message together with the next ones, at the latest when `flush` is called."""
+        if len(data) >= TOGETHER:
+            return self.send(data)
+        for part in self._framed([memoryview(data)]):
+            self._soon += part
+        if len(self._soon) >= TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is to be sent soon."""
+        if self._soon:
+            soon, self._soon = self._soon, bytearray()
+            self._move([memoryview(soon)], [])
 
     def receive(self, size: int) -> bytearray:
         """Return the next message. Raises ProtocolError unless it has exactly `size` bytes."""
@@ -49,6 +70,7 @@ class TcpChannel:
 
     def exchange(self, data: Sequence[memoryview], into: Sequence[memoryview]) -> None:
         """Send the parts `data` as one message and receive one into the parts `into` meanwhile."""
+        self.flush()
         self._transfer(self._framed(data), into)
 
     def send_json(self, fields: Mapping[str, Any]) -> None:
@@ -116,14 +138,36 @@ class TcpChannel:
         if unsent:  # a message mostly fits into the socket's buffer
             unsent = self._write(unsent)
         while unsent or unread:
-            readable, writable = self._wait(bool(unread), bool(unsent))
-            if writable:
-                unsent = self._write(unsent)
-            if readable:
-                unread = self._read(unread)
-                if check is not None and len(unread) < buffers:
-                    check()
-                    check = None
+            if unread and self._ahead:
+                filled = len(unread) if check is None else 1  # a header is checked first
+                unread = _behind(self._from_ahead(unread[:filled]) + unread[filled:], 0)
+            else:
+                readable, writable = self._wait(bool(unread), bool(unsent))
+                if writable:
+                    unsent = self._write(unsent)
+                if readable:
+                    unread = self._read_more(unread)
+            if check is not None and len(unread) < buffers:
+                check()
+                check = None
+
+    def _from_ahead(self, buffers: list[memoryview]) -> list[memoryview]:
+        """Fill buffers with what was read before; return what is still to be filled."""
+        for number, buffer in enumerate(buffers):
+            count = min(len(buffer), len(self._ahead))
+            buffer[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+            if count < len(buffer):
+                return [buffer[count:], *buffers[number + 1 :]]
+        return []
+
+    def _read_more(self, buffers: list[memoryview]) -> list[memoryview]:
+        """Read what is there, straight into buffers if they are large; return what is missing."""
+        if sum(map(len, buffers)) >= TOGETHER // 2:
+            return self._read(buffers)
+        rest = self._read([self._room])
+        self._ahead = self._room[: TOGETHER - sum(map(len, rest))]
+        return buffers
 
     def _wait(self, to_read: bool, to_write: bool) -> tuple[bool, bool]:
         """Return whether the connection can be read and written, as soon as it can either."""
@@ -266,6 +310,7 @@ def admit(
         raise
     connected = TcpChannel(connection, roles[role])
     connected._sent, connected._received = channel._sent, channel._received
+    connected._ahead = channel._ahead
     return role, connected
 
 

@@ -97,13 +97,14 @@ class TlsChannel(LinkChannel):
     def _read(self, buffers: list[memoryview]) -> list[memoryview]:
         try:
             for _ in range(_BURST):
-                header = len(buffers[0]) <= HEADER.size
+                # a header is checked, and what was read ahead used, before more is read
+                once = len(buffers[0]) <= HEADER.size or buffers[0] is self._room
                 got = self._tls.recv_into(buffers[0])
                 self._reading = select.POLLIN
                 if not got:
                     raise ProtocolError(f"{self.peer} closed the connection")
                 buffers = _behind(buffers, got)
-                if header or not buffers:  # a header is checked before what follows is read
+                if once or not buffers:
                     break
         except ssl.SSLWantReadError:
             self._reading = select.POLLIN

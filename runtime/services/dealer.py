@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 
 from srcompile.runtime.channels.link import LinkChannel
-from srcompile.runtime.dealer import Dealer, Material
-from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP
+from srcompile.runtime.dealer import Dealer
+from srcompile.runtime.dealing import REQUEST, STOP, send_block
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.randomness import Seeded
@@ -27,7 +27,6 @@ from srcompile.runtime.services.state import (
     store_seeds,
     stored_seeds,
 )
-from srcompile.runtime.usage import peak_memory
 
 
 class DealerService(Service):
@@ -124,23 +123,8 @@ class DealerService(Service):
                     raise ProtocolError(f"party 0 asked for segment {segment}, there is none")
                 for channel in channels:
                     channel.wait_at_most(deployment.limit_s)
-                self._send(dealer.deal(segment, deployment.numbers.take()), channels)
-
-    def _send(self, material: Material, channels: tuple[LinkChannel, LinkChannel]) -> None:
-        """Send each message of a block as soon as it is made."""
-        for channel in channels:
-            channel.send(BLOCK.pack(material.block, material.segment))
-        sent, took, start = 0, 0.0, time.perf_counter()
-        for messages in material.messages:
-            took += time.perf_counter() - start
-            for channel, message in zip(channels, messages, strict=True):
-                if message.size:
-                    channel.send(message.data)
-                    sent += message.size
-            start = time.perf_counter()
-        took += time.perf_counter() - start
-        channels[0].send(DEALT.pack(took, peak_memory()))
-        self.count(blocks=1, material_bytes=sent)
+                material = dealer.deal(segment, deployment.numbers.take())
+                self.count(blocks=1, material_bytes=send_block(material, channels))
 
 
 class _Deployment:
