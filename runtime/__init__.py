@@ -1,8 +1,8 @@
 """One party's machine: kernels, channels, program and engine; standard library and NumPy only.
 
-For use from Python there are roles as objects: `Dealer`, `Party` and `Client`, with `Settings` from
-`read_settings`, a `Program` from `load_program`, and `deploy` for the model owner. Each public name
-is fetched on first use.
+For use from Python there are roles as objects: `Dealer`, `Party`, `Client` and `AsyncClient`, with
+`Settings` from `read_settings`, a `Program` from `load_program`, and `deploy` for the model owner.
+Each public name is fetched on first use.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from srcompile.runtime.program import Program
     from srcompile.runtime.program import load as load_program
+    from srcompile.runtime.services.async_client import AsyncClient
     from srcompile.runtime.services.client import Client, deploy
     from srcompile.runtime.services.dealer import DealerService as Dealer
     from srcompile.runtime.services.log import Log
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     from srcompile.runtime.services.settings import Settings, read_settings
 
 __all__ = [
-    "Client", "ConfigError", "Dealer", "InputError", "Log", "Party", "Program", "ProgramError",
-    "ProtocolError", "RunError", "Settings", "deploy", "load_program", "read_settings",
+    "AsyncClient", "Client", "ConfigError", "Dealer", "InputError", "Log", "Party", "Program",
+    "ProgramError", "ProtocolError", "RunError", "Settings", "deploy", "load_program",
+    "read_settings",
 ]  # fmt: skip
 
 _HOME = {
+    "AsyncClient": ("services.async_client", "AsyncClient"),
     "Client": ("services.client", "Client"),
     "ConfigError": ("errors", "ConfigError"),
     "Dealer": ("services.dealer", "DealerService"),

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from srcompile.runtime.errors import ConfigError
-from srcompile.runtime.roles import ROLES, role_uri
+from srcompile.runtime.roles import ROLES, is_name, name_uri, role_uri
 
 AUTHORITY_DAYS = 1825
 ROLE_DAYS = 397
@@ -69,18 +69,45 @@ def renew_certificates(
     Raises ConfigError if a host is none, or if the authority is missing or damaged.
     """
     names = {role: _names(hosts.get(role) or LOOPBACK_HOSTS) for role in ROLES}
+    authority, key = _authority(out)
+    return tuple(
+        file for role in ROLES for file in _issue(out, role, names[role], days, authority, key)
+    )
+
+
+def make_client_certificate(out: Path, name: str, days: int = ROLE_DAYS) -> tuple[Path, ...]:
+    """Write a certificate for one of several clients, under the authority in `out`.
+
+    It has the client's name, and goes to `out/clients/NAME` with its key and the authority's
+    certificate, which is all that this client needs. Raises ConfigError if the name cannot be used,
+    or if the authority is missing or damaged.
+    """
+    if not is_name(name):
+        raise ConfigError(
+            f"'{name}' is no name for a client: use up to 63 letters, digits, '.', '_' and '-'"
+        )
+    authority, key = _authority(out)
+    folder = out / "clients" / name
+    _make_folder(folder)
+    public = authority.public_bytes(serialization.Encoding.PEM)
+    known = folder / "ca.pem"
+    _write_file(known, public, 0o644)
+    names = [x509.UniformResourceIdentifier(name_uri(name)), *_names(LOOPBACK_HOSTS)]
+    return known, *_issue(folder, "client", names, days, authority, key)
+
+
+def _authority(out: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Return the authority in a folder. Raises ConfigError if it is missing or damaged."""
     try:
         authority = x509.load_pem_x509_certificate((out / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((out / "ca.key").read_bytes(), None)
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; it is needed to renew") from None
+        raise ConfigError(f"{error.filename}: {error.strerror}; it is needed to issue") from None
     except ValueError:
         raise ConfigError(f"{out}/ca.pem or {out}/ca.key is damaged; make new ones") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{out}/ca.key is of another kind; make new ones")
-    return tuple(
-        file for role in ROLES for file in _issue(out, role, names[role], days, authority, key)
-    )
+    return authority, key
 
 
 def _issue(
@@ -171,17 +198,21 @@ def _write(
     files = out / f"{name}.pem", out / f"{name}.key"
     public = certificate.public_bytes(serialization.Encoding.PEM)
     for file, content, mode in zip(files, (public, secret), (0o644, 0o600), strict=True):
-        try:
-            part = file.with_name(file.name + ".part")
-            part.unlink(missing_ok=True)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with os.fdopen(descriptor, "wb") as stream:
-                os.fchmod(stream.fileno(), mode)
-                stream.write(content)
-            part.replace(file)
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be written: {error.strerror}") from None
+        _write_file(file, content, mode)
     return files
+
+
+def _write_file(file: Path, content: bytes, mode: int) -> None:
+    try:
+        part = file.with_name(file.name + ".part")
+        part.unlink(missing_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(content)
+        part.replace(file)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from None
 
 
 def describe(file: Path) -> tuple[datetime.datetime, datetime.datetime, bytes]:

@@ -52,10 +52,7 @@ class Arena:
     """The buffers of one segment of one function: allocated once, used by every run after."""
 
     def __init__(self, body: Sequence[Instruction]) -> None:
-        sizes: dict[int, int] = {}
-        for i in body:
-            if i.type is not None and i.buffer >= 0:
-                sizes[i.buffer] = max(sizes.get(i.buffer, 0), _bytes(i.type))
+        sizes = _buffer_sizes(body)
         self._buffers = {number: np.empty(size, np.uint8) for number, size in sizes.items()}
 
     def place(self, i: Instruction) -> Callable[[], Ring]:
@@ -66,6 +63,19 @@ class Arena:
             return partial(np.empty, type_.shape, dtype)
         array = self._buffers[i.buffer][: _bytes(type_)].view(dtype).reshape(type_.shape)
         return lambda: array
+
+
+def arena_bytes(body: Sequence[Instruction]) -> int:
+    """Return the bytes of a segment's buffers."""
+    return sum(_buffer_sizes(body).values())
+
+
+def _buffer_sizes(body: Sequence[Instruction]) -> dict[int, int]:
+    sizes: dict[int, int] = {}
+    for i in body:
+        if i.type is not None and i.buffer >= 0:
+            sizes[i.buffer] = max(sizes.get(i.buffer, 0), _bytes(i.type))
+    return sizes
 
 
 class Engine:

@@ -149,7 +149,7 @@ class PartyNode:
             material=Material(self.party, self.dealer, _is_used, tell, self.running),
             runner=Alone(self.party, unmarked),
             mark=unmarked,
-            count=lambda run, offline: None,
+            count=lambda run, offline, seconds: None,
             wait_for_client=lambda command: None,
             tell=tell,
         ).serve(self.party.setup_bytes)

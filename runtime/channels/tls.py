@@ -19,7 +19,7 @@ from typing import Any
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.channels.tcp import HEADER, _behind
 from srcompile.runtime.errors import ConfigError, ProtocolError
-from srcompile.runtime.roles import NAMES, role_of_uri
+from srcompile.runtime.roles import NAMES, name_of_uri, role_of_uri
 
 HANDSHAKE_S = 10.0
 KEY_BYTES = 1 << 38
@@ -179,12 +179,26 @@ def contexts(folder: Path, role: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 def role_of(connection: ssl.SSLSocket) -> str:
     """Return the role that the peer's certificate names. Raises ProtocolError if it is not one."""
-    fields: Any = connection.getpeercert() or {}
-    names = fields.get("subjectAltName", ())
-    roles = [role for kind, uri in names if kind == "URI" and (role := role_of_uri(uri))]
+    roles = [role for uri in _uris(connection) if (role := role_of_uri(uri))]
     if len(roles) != 1:
         raise ProtocolError("the certificate names no role")
     return roles[0]
+
+
+def name_of(connection: ssl.SSLSocket) -> str:
+    """Return the client's name that the peer's certificate has, or else nothing.
+
+    Raises ProtocolError if it has several.
+    """
+    names = [name for uri in _uris(connection) if (name := name_of_uri(uri))]
+    if len(names) > 1:
+        raise ProtocolError("the certificate has several names")
+    return names[0] if names else ""
+
+
+def _uris(connection: ssl.SSLSocket) -> list[str]:
+    fields: Any = connection.getpeercert() or {}
+    return [uri for kind, uri in fields.get("subjectAltName", ()) if kind == "URI"]
 
 
 def secured(

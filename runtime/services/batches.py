@@ -92,25 +92,40 @@ class Limits:
 
 
 class Batches:
-    """The batches of one deployment at one party; `silence_s` is the limit for one inference."""
+    """The batches of one deployment at one party.
 
-    def __init__(self, index: int, mark: Mark, silence_s: float, limits: Limits) -> None:
+    `silence_s` is how long the peer may be silent in one inference; `count` is called for each
+    batch that has ended well.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        mark: Mark,
+        silence_s: float,
+        limits: Limits,
+        count: Callable[[], None] = lambda: None,
+    ) -> None:
         self._index, self._mark, self._silence_s, self.limits = index, mark, silence_s, limits
+        self._batch_ended = count
         self._lock = threading.Lock()
         self._queues: dict[str, deque[Member]] = {}  # party 0's, by client; the next one first
         self._running = 0
         self._ready: dict[str, Member] = {}  # party 1's, by session
-        self.sizes: dict[int, int] = {}  # how many batches of a size have run
 
     def admit(self) -> None:
         """Raise ProtocolError if party 0 has as many waiting inferences as are allowed."""
-        with self._lock:
-            waiting = sum(map(len, self._queues.values()))
+        waiting = self.waiting()
         if waiting >= self.limits.queue:
             raise ProtocolError(
                 f"{waiting} inferences wait for this program, which is all that the setting "
                 "'queue' allows; try again later"
             )
+
+    def waiting(self) -> int:
+        """Return how many inferences wait for their batch."""
+        with self._lock:
+            return sum(map(len, self._queues.values()))
 
     def run(self, member: Member, observe: Observe) -> Inference:
         """Return an inference, when it has run in a batch.
@@ -281,8 +296,7 @@ class Batches:
                 raise
         else:
             leader.peer.wait_at_most(self._silence_s)
-            with self._lock:
-                self.sizes[count] = self.sizes.get(count, 0) + 1
+            self._batch_ended()
             for member, run in zip(batch, runs, strict=True):
                 member.end(run.inference())
 

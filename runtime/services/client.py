@@ -51,6 +51,7 @@ class Client:
         self._links = Links("client", settings)
         self._digest = program.digest()
         self._channels: list[LinkChannel] = []
+        self._interrupted = False
 
     def __enter__(self) -> Self:
         """Open the session."""
@@ -64,6 +65,8 @@ class Client:
                 )
                 channel.wait_at_most(limit)
                 self._channels.append(channel)
+                if self._interrupted:
+                    raise ProtocolError("the client was interrupted")
             ready = [channel.receive_json() for channel in self._channels]
             self.setup_bytes = (_size(ready[0]), _size(ready[1]))
             self.setup_s = time.perf_counter() - began
@@ -75,6 +78,12 @@ class Client:
             for channel in self._channels:
                 channel.send_json({"command": "stop"})
         self._close()
+
+    def interrupt(self) -> None:
+        """End the session whatever it waits for; the only method for another thread to call."""
+        self._interrupted = True
+        for channel in list(self._channels):
+            channel.interrupt()
 
     def infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         """Run one inference on floats by name.

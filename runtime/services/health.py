@@ -12,10 +12,19 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from srcompile.runtime.services.histogram import Histogram
+
 METRICS: Mapping[str, tuple[str, str]] = {
     "sessions": ("counter", "Sessions that were opened."),
     "failed_sessions": ("counter", "Sessions that ended with an error."),
     "inferences": ("counter", "Inferences that were finished."),
+    "inference_seconds": (
+        "histogram",
+        "From a party's masks for the client to the end of its rounds, by route; of parties.",
+    ),
+    "rounds": ("counter", "Rounds of inferences, as the cost report counts them."),
+    "batches": ("counter", "Batches of inferences that were run together, also of a single one."),
+    "waiting_inferences": ("gauge", "Inferences that wait for their batch; of party 0."),
     "blocks": ("counter", "Blocks of material that were dealt or received."),
     "online_bytes": ("counter", "Bytes sent online by this party, as the cost report counts them."),
     "material_bytes": ("counter", "Bytes of material that were dealt or received."),
@@ -26,14 +35,19 @@ METRICS: Mapping[str, tuple[str, str]] = {
 """The metrics by name, without the prefix `srcompile_`: kind and meaning."""
 
 
-def metrics_text(role: str, values: Mapping[str, float]) -> str:
+def metrics_text(
+    role: str, values: Mapping[str, float], histograms: Mapping[str, Histogram]
+) -> str:
     """Return metrics in the text format of Prometheus, in the order of METRICS."""
     lines = []
     for name, (kind, about) in METRICS.items():
         full = f"srcompile_{name}" + ("_total" if kind == "counter" else "")
         lines.append(f"# HELP {full} {about}")
         lines.append(f"# TYPE {full} {kind}")
-        lines.append(f'{full}{{role="{role}"}} {values[name]}')
+        if kind == "histogram":
+            lines += histograms[name].lines(full, role)
+        else:
+            lines.append(f'{full}{{role="{role}"}} {values[name]}')
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,7 @@ from srcompile.runtime.channels.tls import (
     TlsChannel,
     check_role,
     contexts,
+    name_of,
     secured,
 )
 from srcompile.runtime.errors import ConfigError, ProtocolError
@@ -49,10 +50,14 @@ MAY: Mapping[tuple[str, str], tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Visit:
-    """A connection that was accepted: who came, what for, and what else was said."""
+    """A connection that was accepted: who came, what for, and what else was said.
+
+    `name` is a client's own, from its certificate, or else the role's.
+    """
 
     channel: LinkChannel
     role: str
+    name: str
     purpose: str
     fields: Mapping[str, Any]
 
@@ -128,23 +133,24 @@ class Links:
 
         Raises ProtocolError, after the connection is closed, if it is nobody who may.
         """
-        claimed: str | None = None
+        claimed, name = None, ""
         if self._server is None:
             channel = LinkChannel(connection, "a visitor", HANDSHAKE_S)
         else:
             try:
                 tls, claimed = secured(connection, self._server, None)
+                name = name_of(tls)
             except ProtocolError:
                 connection.close()
                 raise
             channel = TlsChannel(tls, NAMES[claimed], HANDSHAKE_S)
         try:
-            return self._introduced(channel, claimed)
+            return self._introduced(channel, claimed, name)
         except ProtocolError as error:
             channel.fail(str(error))
             raise
 
-    def _introduced(self, channel: LinkChannel, certified: str | None) -> Visit:
+    def _introduced(self, channel: LinkChannel, certified: str | None, name: str) -> Visit:
         hello = channel.receive_json()
         role, purpose = str(hello.get("role")), str(hello.get("purpose"))
         if role not in ROLES:
@@ -160,7 +166,7 @@ class Links:
         if purpose not in MAY.get((role, self.role), ()):
             raise ProtocolError(f"{NAMES[role]} may not come to {NAMES[self.role]} for this")
         channel.wait_at_most(self.settings.timeout)
-        return Visit(channel, role, purpose, hello)
+        return Visit(channel, role, name or NAMES[role], purpose, hello)
 
 
 def wait_for(listening: socket.socket, until: float) -> socket.socket | None:

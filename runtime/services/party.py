@@ -16,7 +16,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Visit
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.material import Material
+from srcompile.runtime.services.memory import Memory, session_bytes
 from srcompile.runtime.services.service import Service
 from srcompile.runtime.services.session import Alone, Runner, Session, told
 from srcompile.runtime.services.settings import Settings
@@ -73,6 +74,7 @@ class PartyService(Service):
         self._peers: dict[str, tuple[Visit, threading.Event]] = {}
         self._loaded: dict[str, _Deployment] = {}
         self._loading = threading.Lock()
+        self.memory = Memory(settings.session_memory << 20, self._free)
 
     # -- deployments
 
@@ -85,7 +87,7 @@ class PartyService(Service):
         self._activate(visit, deployment, program)
         with self._loading:
             for name in set(self._loaded) - set(self.store.deployed().values()):
-                del self._loaded[name]
+                self._loaded.pop(name).retire()
 
     def _deployment(self, digest: str) -> _Deployment:
         """Return what is loaded of a program's deployment. Raises ProtocolError without one."""
@@ -98,15 +100,33 @@ class PartyService(Service):
         with self._loading:
             if name not in self._loaded:
                 self._loaded[name] = _Deployment(
-                    name, self.store, self.index, self.kernels, self.settings
+                    name,
+                    self.store,
+                    self.index,
+                    self.kernels,
+                    self.settings,
+                    self.memory,
+                    lambda: self.count(batches=1),
                 )
             return self._loaded[name]
+
+    def waiting(self) -> int:
+        """Return how many inferences wait for their batch."""
+        with self._loading:
+            return sum(deployment.batches.waiting() for deployment in self._loaded.values())
+
+    def _free(self) -> None:
+        """Let go of what no session uses now."""
+        with self._loading:
+            loaded = list(self._loaded.values())
+        for deployment in loaded:
+            deployment.free()
 
     # -- sessions
 
     def _infer(self, visit: Visit) -> None:
         session, digest = checked_id(visit.fields.get("session")), visit.fields.get("digest")
-        with self._session(session):
+        with self._session(session, visit.name):
             deployment = self._deployment(checked_digest(digest))
             visit.channel.send_json({"welcome": True})
             visit.channel.wait_at_most(deployment.limit_s)
@@ -141,11 +161,14 @@ class PartyService(Service):
         mark, batches = deployment.mark, deployment.batches
         runner: Runner = Alone(party, mark)
         if peer.together:
-            runner = Together(batches, session, visit.role, party, peer.channel)
+            runner = Together(batches, session, visit.name, party, peer.channel)
 
-        def count(run: Inference, offline: Offline) -> None:
+        def count(run: Inference, offline: Offline, seconds: float) -> None:
+            route = "none" if run.route is None else str(run.route)
+            self._histograms["inference_seconds"].add(route, seconds)
             self.count(
                 inferences=1,
+                rounds=run.counters.rounds,
                 blocks=len(offline.blocks),
                 online_bytes=run.counters.bytes,
                 material_bytes=offline.bytes,
@@ -269,20 +292,29 @@ class _Deployment:
     """A deployed program in memory: its weights once, and a party object for each session."""
 
     def __init__(
-        self, name: str, store: Store, index: int, kernels: Kernels, settings: Settings
+        self,
+        name: str,
+        store: Store,
+        index: int,
+        kernels: Kernels,
+        settings: Settings,
+        memory: Memory,
+        count_batch: Callable[[], None],
     ) -> None:
         self.name, self.index, self.kernels = name, index, kernels
         self.folder = store.path(name)
         self.program = store.program(name)
         self.digest = self.program.digest()
         self.limit_s = silence_limit(self.program, settings.timeout)
-        self._memory, self._spools = settings.memory << 20, store.spools
+        self._material, self._spools = settings.memory << 20, store.spools
+        self._memory, self._size = memory, session_bytes(self.program, self._material)
         self._journal = Journal(self.folder / "used")
         limits = Limits(settings.batch, settings.batches, settings.batch_wait, settings.queue)
-        self.batches = Batches(index, self.mark, self.limit_s, limits)
+        self.batches = Batches(index, self.mark, self.limit_s, limits, count_batch)
         self._lock = threading.Lock()
         self._first: Party | None = None  # holds the weights that all others use
         self._idle: list[_Ready] = []
+        self._retired = False
 
     @contextlib.contextmanager
     def party(
@@ -297,9 +329,11 @@ class _Deployment:
         with contextlib.ExitStack() as undo:
             ready = self._idle_one() if peer.opened else None
             if ready is None:
+                self._memory.take(self._size, NAMES[PARTIES[self.index]])
+                undo.callback(self._memory.give, self._size)
                 folder = self._spools / new_id()
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
-                stock = Stock(self._memory, Spool(folder))
+                stock = Stock(self._material, Spool(folder))
                 party = Party(
                     self.program, self.index, self.kernels, source, peer.channel, client, stock
                 )
@@ -307,11 +341,27 @@ class _Deployment:
                 ready = _Ready(party, folder)
                 yield party, party.setup_bytes
             else:
+                undo.callback(self._memory.give, self._size)
                 undo.callback(shutil.rmtree, ready.spool, ignore_errors=True)
                 yield ready.party, 0
-            undo.pop_all()
+            with self._lock:
+                if not self._retired:
+                    undo.pop_all()
+                    self._idle.append(ready)
+
+    def free(self) -> None:
+        """Let go of the party objects that no session uses, and of their memory."""
         with self._lock:
-            self._idle.append(ready)
+            idle, self._idle = self._idle, []
+        for ready in idle:
+            shutil.rmtree(ready.spool, ignore_errors=True)
+            self._memory.give(self._size)
+
+    def retire(self) -> None:
+        """Keep no party object any more: the deployment was replaced."""
+        with self._lock:
+            self._retired = True
+        self.free()
 
     def mark(self, blocks: Sequence[int]) -> None:
         """Write down that blocks are used. Raises ProtocolError if one was before."""

@@ -24,6 +24,7 @@ from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import MAX_JSON_BYTES, Program, loads
 from srcompile.runtime.roles import NAMES
 from srcompile.runtime.services.health import Health, metrics_text
+from srcompile.runtime.services.histogram import Histogram
 from srcompile.runtime.services.links import Links, Visit, wait_for
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.settings import Settings
@@ -41,6 +42,8 @@ class Counts:
     sessions: int = 0
     failed_sessions: int = 0
     inferences: int = 0
+    rounds: int = 0
+    batches: int = 0
     blocks: int = 0
     online_bytes: int = 0
     material_bytes: int = 0
@@ -54,6 +57,7 @@ class Service:
         self.role, self.settings = role, settings
         self.log = log or Log(role, settings.log_level, settings.log_format)
         self.counts = Counts()
+        self._histograms = {"inference_seconds": Histogram("route")}
         self.kernels: Kernels = load_kernels(settings.kernels or None)
         self._links = Links(role, settings)
         self._handlers: Mapping[str, Callable[[Visit], None]] = {"status": self._status}
@@ -61,7 +65,7 @@ class Service:
         self._changed = threading.Condition(self._lock)  # a session has ended
         self._ended = threading.Event()  # no new visits
         self._open: set[LinkChannel] = set()
-        self._running: set[str] = set()
+        self._running: dict[str, str] = {}  # session -> whose
         self._visits: set[threading.Thread] = set()
         self._acceptor = threading.Thread(target=self._accept, name=f"{role} accepts", daemon=True)
         self.store: Store
@@ -199,21 +203,34 @@ class Service:
             channel.close()
 
     @contextlib.contextmanager
-    def _session(self, session: str) -> Iterator[None]:
-        """Count a session as running. Raises ProtocolError if there are too many, or this one.
+    def _session(self, session: str, client: str = "") -> Iterator[None]:
+        """Count a session as running, for a client if it is one's.
 
-        One that is about to end is waited for a little.
+        Raises ProtocolError if there are too many, in all or of the client, or this one. One that
+        is about to end is waited for a little.
         """
+        limit, each = self.settings.sessions, self.settings.client_sessions if client else 0
+
+        def of_client() -> int:
+            return sum(whose == client for whose in self._running.values())
+
+        def has_room() -> bool:
+            return len(self._running) < limit and (not each or of_client() < each)
+
         with self._changed:
             if session in self._running:
                 raise ProtocolError("this session is running already")
-            limit = self.settings.sessions
-            if not self._changed.wait_for(lambda: len(self._running) < limit, _ENDING_S):
+            if not self._changed.wait_for(has_room, _ENDING_S):
+                if len(self._running) < limit:
+                    raise ProtocolError(
+                        f"{NAMES[self.role]} runs {of_client()} sessions of {client}, which is all "
+                        "that the setting 'client_sessions' allows; end one, or try again later"
+                    )
                 raise ProtocolError(
                     f"{NAMES[self.role]} runs {len(self._running)} sessions, which is all that the "
                     "setting 'sessions' allows; try again later"
                 )
-            self._running.add(session)
+            self._running[session] = client
         self.count(sessions=1)
         try:
             yield
@@ -222,8 +239,8 @@ class Service:
             raise
         finally:
             with self._changed:
-                self._running.discard(session)
-                self._changed.notify()
+                del self._running[session]
+                self._changed.notify_all()
 
     # -- status
 
@@ -252,8 +269,16 @@ class Service:
     def metrics(self) -> str:
         """Return the metrics of `/metrics`."""
         state, counts = self.state(), asdict(self.counts)
-        gauges = {"running_sessions": state["sessions"], "free_bytes": state["free_bytes"]}
-        return metrics_text(self.role, {**counts, **gauges})
+        gauges = {
+            "running_sessions": state["sessions"],
+            "free_bytes": state["free_bytes"],
+            "waiting_inferences": self.waiting(),
+        }
+        return metrics_text(self.role, {**counts, **gauges}, self._histograms)
+
+    def waiting(self) -> int:
+        """Return how many inferences wait for their batch."""
+        return 0
 
     def _status(self, visit: Visit) -> None:
         visit.channel.send_json(self.state())

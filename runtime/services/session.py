@@ -6,6 +6,7 @@ block is used, gives the client its shares of the masks, takes the inputs, runs,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -61,7 +62,8 @@ def route_segments(program: Program) -> list[int]:
 @dataclass
 class Session:
     """One client's inferences. `mark` writes down that blocks are used, before anything that
-    depends on them is sent; `count` is told of each inference that has ended well."""
+    depends on them is sent; `count` is told of each inference that has ended well,
+    and how many seconds it took from the masks to the end of its rounds."""
 
     party: Party
     client: TcpChannel
@@ -69,7 +71,7 @@ class Session:
     material: Material
     runner: Runner
     mark: Mark
-    count: Callable[[Inference, Offline], None]
+    count: Callable[[Inference, Offline, float], None]
     wait_for_client: Callable[[bool], None]  # True for a command, which may take long to come
     tell: Callable[[str, int, int], None]
 
@@ -110,15 +112,17 @@ class Session:
         self._agree([shared, *branches])
         self.mark([shared.block])
         self.client.send_json({"block": shared.block})
+        began = time.perf_counter()
         self.party.send_input_masks(shared)
         run = self.runner.run(shared, branches, self._observed)
+        seconds = time.perf_counter() - began
         self.material.finish()
         for route, branch in enumerate(branches):
             if route != run.route:
                 self.material.give_back(branch)
         self.client.send_json(inference_report(run) | offline.report() | {"memory": peak_memory()})
         self.party.send_outputs(run)
-        self.count(run, offline)
+        self.count(run, offline, seconds)
 
     def _observed(self, done: int) -> None:
         self.tell("online", done, self.rounds)

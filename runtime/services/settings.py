@@ -147,6 +147,18 @@ class Settings:
     sessions: int = field(
         default=8, metadata=_about(_whole(1, 1000), "the most sessions that a role runs at once")
     )
+    client_sessions: int = field(
+        default=0,
+        metadata=_about(
+            _whole(0, 1000), "the most sessions of one client at a party; 0: no limit"
+        ),
+    )
+    session_memory: int = field(
+        default=0,
+        metadata=_about(
+            _whole(0, 1 << 24), "MiB that all sessions of a party take together; 0: no limit"
+        ),
+    )
     batch: int = field(
         default=8,
         metadata=_about(

@@ -83,6 +83,20 @@ _certificate_command(
 )
 
 
+@certs.command("client")
+@click.option("--out", required=True, metavar="DIR", help="The folder of the certificates.")
+@click.option("--name", required=True, metavar="NAME", help="The client's name.")
+@click.option("--days", default=397, show_default=True, type=click.IntRange(1, 825),
+              help="How long the certificate is valid.")  # fmt: skip
+@reports_errors
+def certs_client(out: str, name: str, days: int) -> None:
+    """Make a certificate for one of several clients, with a name of its own."""
+    from srcompile.runtime.certificates import make_client_certificate
+
+    for file in make_client_certificate(Path(out), name, days):
+        click.echo(file)
+
+
 def _hosts(given: tuple[str, ...]) -> dict[str, list[str]]:
     hosts: dict[str, list[str]] = {}
     for text in given:

@@ -419,10 +419,18 @@ def test_health_and_metrics_count_what_was_done(tmp_path: Path) -> None:
             caught.value.close()
     assert (state["sessions"], state["stopping"]) == (1, False)
     values = {line.split("{")[0]: line.split()[1] for line in lines if not line.startswith("#")}
-    assert len(values) == len(METRICS)
+    assert {name.removesuffix("_bucket") for name in values} >= {
+        f"srcompile_{name}" + ("_total" if kind == "counter" else "")
+        for name, (kind, _) in METRICS.items()
+    }
     assert values["srcompile_sessions_total"] == values["srcompile_running_sessions"] == "1"
     assert values["srcompile_inferences_total"] == "2"
     routes = [evaluate(POOL.module, POOL.samples[k], registry())[1] for k in (0, 1)]
+    for route in set(routes):
+        took = f'srcompile_inference_seconds_count{{role="party0",route="{route}"}} '
+        assert f"{took}{routes.count(route)}" in lines
+    assert values["srcompile_rounds_total"] == str(sum(COST.total(r).rounds for r in routes))
+    assert values["srcompile_batches_total"] == "2"
     online = sum(COST.total(route).online_bytes[0] for route in routes)
     assert values["srcompile_online_bytes_total"] == str(online)
 
