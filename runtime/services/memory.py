@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from srcompile.runtime.engine import arena_bytes
@@ -10,6 +11,9 @@ from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.openings import largest_message
 from srcompile.runtime.preparation import memory_of
 from srcompile.runtime.program import Program
+
+_ENDING_S = 1.0
+_POLL_S = 0.05
 
 
 def session_bytes(program: Program, material: int) -> int:
@@ -38,15 +42,23 @@ class Memory:
         self._free, self._lock = free, threading.Lock()
 
     def take(self, size: int, party: str) -> None:
-        """Take bytes for a session. Raises ProtocolError if there are not as many left."""
-        if not self._took(size):
-            self._free()
-            if not self._took(size):
+        """Take bytes for a session.
+
+        A session that is about to end is waited for a little. Raises ProtocolError if there are not
+        as many left.
+        """
+        end = time.monotonic() + _ENDING_S
+        while not self._took(size):
+            if time.monotonic() > end:
                 raise ProtocolError(
                     f"a session of this program takes {_mib(size)} MiB at {party}, and its other "
                     f"sessions take {_mib(self.taken)} of the {_mib(self.limit)} that the setting "
                     "'session_memory' allows; try again later"
                 )
+            self._free()
+            if self._took(size):
+                return
+            time.sleep(_POLL_S)
 
     def give(self, size: int) -> None:
         """Give bytes back."""

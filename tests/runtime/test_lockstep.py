@@ -14,7 +14,7 @@ from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
 from srcompile.runtime.channels import Channel
 from srcompile.runtime.channels.local import LocalChannel, local_pair
-from srcompile.runtime.client import receive_outputs, send_inputs, share_weights
+from srcompile.runtime.client import Shares, receive_outputs, send_inputs, share_weights
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import load
@@ -23,6 +23,7 @@ from srcompile.runtime.openings import rounds
 from srcompile.runtime.party import PEERS, Inference, Party, Prepared
 from srcompile.runtime.randomness import Seeded
 from tests.support.builds import BUILDS, compiled
+from tests.support.simulation import one_by_one
 
 POOL = BUILDS["pool"]
 STAGES = compiled(POOL)
@@ -64,7 +65,7 @@ class Batch:
                     party.share_weights_of(loaded)
             else:
                 first = parties
-                both(lambda p: first[p].load_weights(shares[p][n] for n in PROGRAM.weights()))
+                load_weights(parties, shares)
             blocks = [self._block(dealer, parties, k) for k in range(len(PROGRAM.segments))]
             for p in (0, 1):
                 self.members[p].append(
@@ -76,8 +77,8 @@ class Batch:
         messages = list(material.messages)
         found = []
         for p, party in enumerate(parties):
-            own = iter([m[p].tobytes() for m in messages if m[p].size])
-            found.append(party.prepare(material.block, segment, lambda size, own=own: next(own)))
+            own = one_by_one([m[p].tobytes() for m in messages if m[p].size])
+            found.append(party.prepare(material.block, segment, own))
         return found
 
     def note(self, p: int, blocks: Sequence[int]) -> None:
@@ -113,6 +114,15 @@ class Batch:
     def outputs(self, place: int) -> Any:
         """Return what the client of an inference gets."""
         return receive_outputs(PROGRAM, self.clients[place], self.kernels)["y"]
+
+
+def load_weights(parties: Sequence[Party], shares: Shares) -> None:
+    """Give two parties their weights."""
+
+    def load_one(p: int) -> None:
+        parties[p].load_weights(shares[p][name] for name in PROGRAM.weights())
+
+    both(load_one)
 
 
 def both(work: Callable[[int], Any]) -> list[Any]:
