@@ -319,20 +319,27 @@ def _sessions(said: object, leader: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Together:
-    """Runs the inferences of one session in batches with those of others."""
+    """Runs the inferences of one session in batches with those of others, if there are others."""
 
     batches: Batches
+    others: Callable[[], bool]
     session: str
     client: str
     party: Party
     peer: LinkChannel
+    mark: Mark
 
-    def admit(self) -> None:
-        """Raise ProtocolError if too many inferences wait."""
+    def together(self) -> bool:
+        """Whether there are others. Raises ProtocolError if too many inferences wait."""
         self.batches.admit()
+        return self.others()
 
-    def run(self, shared: Prepared, branches: Sequence[Prepared], observe: Observe) -> Inference:
+    def run(
+        self, shared: Prepared, branches: Sequence[Prepared], observe: Observe, together: bool
+    ) -> Inference:
         """Take the inputs and run an inference."""
+        if not together:
+            return self.party.infer(shared, branches, observe, self.mark)
         self.party.receive_inputs(shared)
         member = Member(self.session, self.client, self.party, self.peer, shared, branches)
         return self.batches.run(member, observe)

@@ -28,10 +28,15 @@ Observe = Callable[[int], None]
 class Runner(Protocol):
     """Runs inferences, alone or together with those of other sessions."""
 
-    def admit(self) -> None:
-        """Raise ProtocolError if another inference is one too many now."""
+    def together(self) -> bool:
+        """Whether the next inference should run together with others; party 0's answer counts.
 
-    def run(self, shared: Prepared, branches: Sequence[Prepared], observe: Observe) -> Inference:
+        Raises ProtocolError if it is one too many now.
+        """
+
+    def run(
+        self, shared: Prepared, branches: Sequence[Prepared], observe: Observe, together: bool
+    ) -> Inference:
         """Take the client's inputs, masked with the block `shared`, and return the inference.
 
         Raises ProtocolError, naming the peer and the round.
@@ -45,10 +50,13 @@ class Alone:
     party: Party
     mark: Mark
 
-    def admit(self) -> None:
-        """Do nothing: there is one inference at a time."""
+    def together(self) -> bool:
+        """Return False."""
+        return False
 
-    def run(self, shared: Prepared, branches: Sequence[Prepared], observe: Observe) -> Inference:
+    def run(
+        self, shared: Prepared, branches: Sequence[Prepared], observe: Observe, together: bool
+    ) -> Inference:
         """Take the inputs and run an inference."""
         return self.party.infer(shared, branches, observe, self.mark)
 
@@ -105,16 +113,16 @@ class Session:
 
         Material for branches is there before: until the route is revealed nobody knows which runs.
         """
-        self.runner.admit()
+        together = self.runner.together()
         offline = self.material.begin([*self.routed, 0])
         branches = [self.material.take(segment, offline) for segment in self.routed]
         shared = self.material.take(0, offline)
-        self._agree([shared, *branches])
+        together = self._agreed([shared, *branches], together)
         self.mark([shared.block])
         self.client.send_json({"block": shared.block})
         began = time.perf_counter()
         self.party.send_input_masks(shared)
-        run = self.runner.run(shared, branches, self._observed)
+        run = self.runner.run(shared, branches, self._observed, together)
         seconds = time.perf_counter() - began
         self.material.finish()
         for route, branch in enumerate(branches):
@@ -127,12 +135,14 @@ class Session:
     def _observed(self, done: int) -> None:
         self.tell("online", done, self.rounds)
 
-    def _agree(self, blocks: Sequence[Prepared]) -> None:
-        """Compare the numbers of the blocks with the peer's."""
-        mine = {"blocks": [[b.block, b.segment] for b in blocks]}
+    def _agreed(self, blocks: Sequence[Prepared], together: bool) -> bool:
+        """Compare the numbers of the blocks with the peer's; return whether to run together."""
+        mine = {"blocks": [[b.block, b.segment] for b in blocks], "together": together}
         self.peer.send_json(mine)
-        if self.peer.receive_json() != mine:
+        theirs = self.peer.receive_json()
+        if theirs.get("blocks") != mine["blocks"]:
             raise ProtocolError(f"{PEERS[self.party.index]} has other blocks from the dealer")
+        return together if self.party.index == 0 else theirs.get("together") is True
 
 
 def told(party: int, client: TcpChannel) -> Callable[[str, int, int], None]:

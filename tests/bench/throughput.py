@@ -5,12 +5,15 @@
 Dealer and both parties are processes of `srrun` on loopback with mutual TLS, and each client is a
 process with one session, which runs inferences back to back. All sessions are open all the time;
 in each repeat every number of clients has its turn for so many seconds, one client at a time being
-the first. Printed are medians over the repeats: inferences a second, and percentiles of what an
-inference took its client, offline part and all. CPU is what each role used for an inference.
+the first. Printed are medians over the repeats: inferences a second, percentiles of what an
+inference took its client, offline part and all, the CPU time that each role used for it, and how
+many results were the label.
 
-A second cluster has the same without TLS (`insecure`); the two are measured in turns, and the last
-table has their ratios. `--set NAME=VALUE` changes a setting of both. On a machine with few cores
-all roles and clients share them, so that a client more is not a free one.
+Beside the default there are other clusters, each with settings of its own, and all are measured in
+turns: without batches (`alone`) and without TLS (`plain`). The last tables have the ratios of the
+default to each of them. `--variant NAME:SETTING=VALUE,..` adds another, `--set SETTING=VALUE`
+changes all. On a machine with few cores all roles and clients share them, so that one more client
+is not a free one, and CPU time says more than the rate.
 """
 
 from __future__ import annotations
@@ -33,12 +36,17 @@ import numpy as np
 from srcompile.api import compile
 from srcompile.frontend.model_file import load_model_file
 from srcompile.runtime import deploy
-from srcompile.runtime.program import Program
+from srcompile.runtime.program import Program, save
 from srcompile.runtime.roles import LISTENING
 from tests.support.services import Processes, config_file, settings_in
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 PERCENTILES = (50, 90, 99)
+VARIANTS: dict[str, dict[str, str]] = {
+    "default": {},
+    "alone": {"batch": "1"},
+    "plain": {"insecure": "true"},
+}
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -55,6 +63,11 @@ class Turn:
     def rate(self) -> float:
         """Inferences a second."""
         return len(self.took) / self.seconds
+
+    @property
+    def cpu_each(self) -> float:
+        """CPU seconds of all roles for an inference."""
+        return sum(self.cpu.values()) / len(self.took)
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of what inferences took, in seconds."""
@@ -83,18 +96,17 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(
-    program: Program, inputs: Path, clients: int, *, insecure: bool, given: dict[str, str]
+    program: Program, inputs: Path, clients: int, given: dict[str, str]
 ) -> Iterator[Cluster]:
     """Start services and clients, deploy the program, and open a session for each client."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         shown: dict[str, Any] = {"sessions": clients + 1, "log_level": "warning", **given}
-        settings = settings_in(folder, insecure=insecure, **shown)
+        settings = settings_in(folder, **shown)
         services = stack.enter_context(Processes(folder, settings))
         deploy(program, settings)
-        program.without_weights()
         path = folder / "public.srp"
-        path.write_bytes(_public(program))
+        save(program.without_weights(), path, weights=False)
         started = []
         for k in range(clients):
             config = {
@@ -107,12 +119,6 @@ def cluster(
             stack.callback(_end, started[-1])
             assert _line(started[-1]) == "ready", "a client did not open its session"
         yield Cluster(services, started)
-
-
-def _public(program: Program) -> bytes:
-    from srcompile.runtime.program import dumps
-
-    return dumps(program.without_weights(), weights=False)
 
 
 def _start(config: dict[str, Any]) -> subprocess.Popen[str]:
@@ -170,15 +176,16 @@ def summary(turns: Sequence[Turn], ones: Sequence[Turn]) -> dict[str, Any]:
     }
 
 
-def overhead(tls: Sequence[Turn], plain: Sequence[Turn]) -> dict[str, float]:
-    """Return the medians of ratios, TLS to plain, of turns beside each other."""
-    pairs = list(zip(tls, plain, strict=True))
+def ratios(turns: Sequence[Turn], others: Sequence[Turn]) -> dict[str, float]:
+    """Return the medians of ratios of turns to those beside them: rate, percentiles, CPU time."""
+    pairs = list(zip(turns, others, strict=True))
     return {
-        "rate": statistics.median(t.rate / p.rate for t, p in pairs),
+        "rate": statistics.median(t.rate / o.rate for t, o in pairs),
         **{
-            f"p{q}": statistics.median(t.percentile(q) / p.percentile(q) for t, p in pairs)
+            f"p{q}": statistics.median(t.percentile(q) / o.percentile(q) for t, o in pairs)
             for q in PERCENTILES
         },
+        "cpu": statistics.median(t.cpu_each / o.cpu_each for t, o in pairs),
     }
 
 
@@ -186,6 +193,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run everything and return the figures."""
     counts = sorted({1, *(int(n) for n in arguments.clients.split(","))})
     given = dict(pair.split("=", 1) for pair in arguments.set)
+    variants = {name: VARIANTS[name] for name in ("default", *arguments.beside.split(",")) if name}
+    variants |= dict(_variant(text) for text in arguments.variant)
     loaded = load_model_file(f"{DIGITS / 'model.py'}{arguments.model}")
     program = compile(
         loaded.model, loaded.example_inputs, calibration_inputs=loaded.calibration_inputs
@@ -196,49 +205,54 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         inputs = Path(folder) / "digits.npz"
         np.savez(inputs, image=images)
-        kinds = [False] if arguments.no_plain else [False, True]
-        clusters = [
-            stack.enter_context(
-                cluster(program, inputs, max(counts), insecure=insecure, given=given)
-            )
-            for insecure in kinds
-        ]
-        for found in clusters:
+        clusters = {
+            name: stack.enter_context(cluster(program, inputs, max(counts), {**given, **own}))
+            for name, own in variants.items()
+        }
+        for found in clusters.values():
             found.turn(max(counts), arguments.seconds / 2, labels)  # warm up
-        turns: list[dict[int, list[Turn]]] = [{n: [] for n in counts} for _ in clusters]
+        turns: dict[str, dict[int, list[Turn]]] = {
+            name: {n: [] for n in counts} for name in clusters
+        }
         for _ in range(arguments.repeats):
             for n in counts:
-                for found, into in zip(clusters, turns, strict=True):
-                    into[n].append(found.turn(n, arguments.seconds, labels))
-    figures: dict[str, Any] = {
-        "tls": {n: summary(turns[0][n], turns[0][1]) for n in counts},
+                for name, found in clusters.items():
+                    turns[name][n].append(found.turn(n, arguments.seconds, labels))
+    first = turns["default"]
+    return {
+        "variants": {
+            name: {n: summary(those[n], those[1]) for n in counts} for name, those in turns.items()
+        },
+        "ratios": {
+            name: {n: ratios(first[n], those[n]) for n in counts}
+            for name, those in turns.items()
+            if name != "default"
+        },
     }
-    if not arguments.no_plain:
-        figures["plain"] = {n: summary(turns[1][n], turns[1][1]) for n in counts}
-        figures["tls_to_plain"] = {n: overhead(turns[0][n], turns[1][n]) for n in counts}
-    return figures
+
+
+def _variant(text: str) -> tuple[str, dict[str, str]]:
+    name, _, settings = text.partition(":")
+    return name, dict(pair.split("=", 1) for pair in settings.split(",") if pair)
 
 
 def print_figures(figures: dict[str, Any]) -> None:
     """Print tables as docs/performance.md has them."""
     head = ("clients", "inferences/s", "x one", "p50 ms", "p90 ms", "p99 ms")
     roles = tuple(f"{role} CPU ms" for role in LISTENING)
-    for kind in ("tls", "plain"):
-        if kind not in figures:
-            continue
-        print(f"\n{kind}\n\n| " + " | ".join((*head, *roles, "right")) + " |")
+    for name, rows in figures["variants"].items():
+        print(f"\n{name}\n\n| " + " | ".join((*head, *roles, "right")) + " |")
         print("|" + "---|" * (len(head) + len(roles) + 1))
-        for n, row in figures[kind].items():
+        for n, row in rows.items():
             cells = [str(n), f"{row['rate']:.1f}", f"{row['against_one']:.2f}"]
             cells += [f"{v:.1f}" for v in row["ms"].values()]
             cells += [f"{v:.2f}" for v in row["cpu_ms"].values()]
             print("| " + " | ".join((*cells, f"{row['right']:.3f}")) + " |")
-    if "tls_to_plain" in figures:
-        print(
-            "\nTLS to plain\n\n| clients | inferences/s | p50 | p90 | p99 |\n|---|---|---|---|---|"
-        )
-        for n, ratios in figures["tls_to_plain"].items():
-            print(f"| {n} | " + " | ".join(f"{v:.3f}" for v in ratios.values()) + " |")
+    for name, rows in figures["ratios"].items():
+        print(f"\ndefault to {name}\n\n| clients | inferences/s | p50 | p90 | p99 | CPU |")
+        print("|---|---|---|---|---|---|")
+        for n, found in rows.items():
+            print(f"| {n} | " + " | ".join(f"{v:.2f}" for v in found.values()) + " |")
 
 
 def main() -> None:
@@ -249,7 +263,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", default="", help=":mlp, for one of the models alone")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--no-plain", action="store_true", help="TLS alone")
+    parser.add_argument("--beside", default="alone,plain", help="of " + ", ".join(VARIANTS))
+    parser.add_argument("--variant", action="append", default=[], metavar="NAME:SETTING=VALUE,..")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     figures = measure(arguments)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,11 @@ def at_once(work: Sequence[Callable[[], Any]]) -> list[BaseException | None]:
     return raised
 
 
-def one_inference(settings: Settings, number: int) -> Callable[[], None]:
-    """Return what opens a session and runs one inference in it."""
-
-    def run() -> None:
-        with client(settings) as session:
-            check(session, number)
-
-    return run
+def together(settings: Settings, *numbers: int) -> list[BaseException | None]:
+    """Open a session for each of the samples, then run all inferences at once; return errors."""
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(client(settings)) for _ in numbers]
+        return at_once([partial(check, *pair) for pair in zip(sessions, numbers, strict=True)])
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -114,9 +113,9 @@ def counts(cluster: Running) -> list[tuple[int, int]]:
 def test_inferences_of_several_sessions_and_routes_run_in_one_batch(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, batch=5, batch_wait=LONG)
     with running(settings) as cluster:
-        assert at_once([one_inference(settings, k) for k in range(5)]) == [None] * 5
+        assert together(settings, 0, 1, 2, 3, 4) == [None] * 5
         assert counts(cluster) == [(1, 5)] * 2
-        assert at_once([one_inference(settings, k) for k in range(5)]) == [None] * 5
+        assert together(settings, 0, 1, 2, 3, 4) == [None] * 5
     assert counts(cluster) == [(2, 10)] * 2
 
 
@@ -133,14 +132,14 @@ def test_inferences_that_come_while_a_batch_runs_are_the_next_batch(
             run_together(runs, *given)
 
         monkeypatch.setattr(module, "run_together", held)
-        first = threading.Thread(target=one_inference(settings, 0))
-        with client(settings):
+        with contextlib.ExitStack() as stack:
+            sessions = [stack.enter_context(client(settings)) for _ in range(5)]
+            first = threading.Thread(target=check, args=(sessions[0], 0))
             first.start()
-            until(lambda: len(cluster.parties[0]._running) == 2)
             until(lambda: any(d.batches._running for d in cluster.parties[0]._loaded.values()))
-            others = [one_inference(settings, k) for k in range(1, 5)]
+            others = [partial(check, sessions[k], k) for k in range(1, 5)]
             assert at_once(others) == [None] * 4
-        first.join()
+            first.join()
         # then these four run together
         assert counts(cluster) == [(2, 5)] * 2
 
@@ -155,7 +154,7 @@ def test_many_sessions_go_on_for_long_with_batches_of_any_size(tmp_path: Path, s
                 check(session, (k + number) % 5)
 
     with running(settings):
-        assert at_once([lambda k=k: work(k) for k in range(6)]) == [None] * 6  # type: ignore[misc]
+        assert at_once([partial(work, k) for k in range(6)]) == [None] * 6
 
 
 @pytest.mark.parametrize("begin", [without_inputs, with_inputs])
@@ -165,12 +164,13 @@ def test_a_client_that_leaves_before_its_batch_begins_is_left_out(
     settings = settings_in(tmp_path, batch=2, batch_wait=LONG)
     with running(settings) as cluster:
         # given a client that has begun an inference, and leaves before there is a batch
-        gone = client(settings).__enter__()
-        begin(gone)
-        leave(gone)
-        until(lambda: all(not p.state()["sessions"] for p in cluster.parties))
+        with client(settings):
+            gone = client(settings).__enter__()
+            begin(gone)
+            leave(gone)
+            until(lambda: all(p.state()["sessions"] == 1 for p in cluster.parties))
         # then two others have a batch
-        assert at_once([one_inference(settings, k) for k in (0, 1)]) == [None] * 2
+        assert together(settings, 0, 1) == [None] * 2
         assert counts(cluster) == [(1, 2)] * 2
         assert [p.counts.failed_sessions for p in cluster.parties] == [1, 1]
 
@@ -189,14 +189,15 @@ def test_a_client_that_leaves_while_its_batch_runs_changes_nothing_for_the_other
     monkeypatch.setattr(module, "run_together", leaving)
     with running(settings) as cluster:
         # given a batch of three, one of whose clients leaves as it begins
-        gone.append(client(settings).__enter__())
-        with_inputs(gone[0])
-        assert at_once([one_inference(settings, k) for k in (1, 2)]) == [None] * 2
+        with client(settings) as one, client(settings) as other:
+            gone.append(client(settings).__enter__())
+            with_inputs(gone[0])
+            assert at_once([partial(check, one, 1), partial(check, other, 2)]) == [None] * 2
         until(lambda: all(not p.state()["sessions"] for p in cluster.parties))
         assert [p.counts.batches for p in cluster.parties] == [1, 1]
         assert [p.counts.failed_sessions for p in cluster.parties] == [1, 1]
         # and the next batch is as good
-        assert at_once([one_inference(settings, k) for k in range(3)]) == [None] * 3
+        assert together(settings, 0, 1, 2) == [None] * 3
 
 
 def test_an_error_between_the_parties_ends_all_sessions_of_its_batch_and_no_other(
@@ -206,7 +207,7 @@ def test_an_error_between_the_parties_ends_all_sessions_of_its_batch_and_no_othe
     exchange = LinkChannel.exchange
     broken: list[LinkChannel] = []
     with running(settings) as cluster, client(settings) as bystander:
-        assert at_once([one_inference(settings, k) for k in range(3)]) == [None] * 3
+        assert together(settings, 0, 1, 2) == [None] * 3
 
         def breaking(self: LinkChannel, data: Any, into: Any) -> None:
             if self.peer == "party 0" and not broken:
@@ -216,14 +217,15 @@ def test_an_error_between_the_parties_ends_all_sessions_of_its_batch_and_no_othe
 
         # given a link between the parties that breaks in the first round of a batch
         monkeypatch.setattr(LinkChannel, "exchange", breaking)
-        raised = at_once([one_inference(settings, k) for k in range(3)])
+        raised = together(settings, 0, 1, 2)
         # then each of its clients is told who and where, and gets no result
         for error in raised:
             assert isinstance(error, ProtocolError)
             assert "party 1 in round 1" in str(error) or "party 0 in round 1" in str(error)
         # and the others go on
-        sessions = [lambda: check(bystander, 0), *(one_inference(settings, k) for k in (1, 2))]
-        assert at_once(sessions) == [None] * 3
+        with client(settings) as one, client(settings) as other:
+            trio = zip((bystander, one, other), range(3), strict=True)
+            assert at_once([partial(check, *pair) for pair in trio]) == [None] * 3
         assert counts(cluster) == [(2, 6)] * 2
 
 
@@ -314,7 +316,8 @@ def test_a_session_that_does_not_fit_into_memory_is_refused_until_another_ends(
             check(first, 0)
             with pytest.raises(ProtocolError, match="that the setting 'session_memory' allows"):
                 client(settings).__enter__()
-        one_inference(settings, 1)()
+        with client(settings) as second:
+            check(second, 1)
         until(lambda: not any(party.state()["sessions"] for party in cluster.parties))
         assert [party.memory.taken for party in cluster.parties] == [size, size]  # it is kept
         for party in cluster.parties:
