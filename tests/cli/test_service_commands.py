@@ -123,6 +123,13 @@ def test_certificates_are_made_and_used(tmp_path: Path) -> None:
     before = (out / "dealer.pem").read_bytes()
     assert call("certs", "renew", "--out", out).exit_code == 0
     assert (out / "dealer.pem").read_bytes() != before
+    # and a client may have a name of its own, whose files are all that it needs
+    done = call("certs", "client", "--out", out, "--name", "alice")
+    assert done.exit_code == 0, done.output
+    made = {Path(line).name: Path(line) for line in done.stdout.splitlines()}
+    assert sorted(made) == ["ca.pem", "client.key", "client.pem"]
+    assert stat.S_IMODE(made["client.key"].stat().st_mode) == 0o600
+    assert made["ca.pem"].read_bytes() == (out / "ca.pem").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,8 @@ def test_certificates_are_made_and_used(tmp_path: Path) -> None:
         (("certs", "init", "--out", "{tmp}", "--hosts", "p0"), "--hosts takes ROLE=HOST[,HOST]"),
         (("certs", "init", "--out", "{tmp}", "--hosts", "p=h"), "the roles are dealer, party0"),
         (("certs", "init", "--out", "{tmp}", "--hosts", "dealer=a b"), "'a b' is no host name"),
+        (("certs", "client", "--out", "{tmp}", "--name", "a"), "ca.pem: No such file or directory"),
+        (("certs", "client", "--out", "{tmp}", "--name", "a b"), "'a b' is no name for a client"),
         (("certs", "renew", "--out", "{tmp}"), "ca.pem: No such file or directory; it is needed"),
         (("dealer", "--config", "{tmp}/none.toml"), "none.toml: No such file"),
         (("dealer", "--certs", "{tmp}/none"), "there is no file {tmp}/none/ca.pem; `srrun certs"),
