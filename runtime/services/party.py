@@ -7,7 +7,7 @@ with it. In a session:
 1. The parties compare the deployment, and open the weights if that is not done yet.
 2. For each inference the dealer sends a block, the parties agree on its number, each writes down
    that it is used, and only then anything that depends on it is sent.
-3. With its inputs an inference waits for others of the same program, and runs with them (`batches`).
+3. With its inputs an inference waits for others of the same program and runs with them (`batches`).
 """
 
 from __future__ import annotations

@@ -112,6 +112,49 @@ def test_messages_of_all_sizes_arrive_whole(
     assert bytes(pair[0].receive(0)) == b""
 
 
+def test_messages_that_are_sent_soon_keep_their_order_and_their_sizes(
+    pair: tuple[LinkChannel, LinkChannel],
+) -> None:
+    # given small messages, some that go at once, and large ones between them
+    sizes = [3, 0, 70_000, 8, 1, 65_536, 5, 40_000, 40_000, 2, 16_377, 300_000, 7]
+    data = [bytes((k + j) % 251 for j in range(size)) for k, size in enumerate(sizes)]
+
+    def give() -> None:
+        for k, message in enumerate(data):
+            (pair[0].send if k % 5 == 4 else pair[0].send_soon)(message)
+        pair[0].send_soon(b"last")
+        into = bytearray(2)
+        pair[0].exchange([memoryview(b"ab")], [memoryview(into)])
+        assert bytes(into) == b"cd"
+
+    def take() -> list[bytes]:
+        got = [bytes(pair[1].receive(size)) for size in sizes]
+        got.append(bytes(pair[1].receive(4)))
+        into = bytearray(1), bytearray(1)
+        pair[1].exchange([memoryview(b"cd")], [memoryview(part) for part in into])
+        return [*got, b"".join(into)]
+
+    sent, got = both(give, take)
+    assert sent is None
+    assert got == [*data, b"last", b"ab"]
+    assert pair[0].traffic.messages == len(sizes) + 2
+    assert pair[1].traffic.received == pair[0].traffic.sent
+
+
+def test_a_message_in_parts_is_one_message(pair: tuple[LinkChannel, LinkChannel]) -> None:
+    parts = [bytes([k]) * size for k, size in enumerate([1, 40_000, 0, 7, 20_000])]
+    whole = b"".join(parts)
+    into = bytearray(len(whole)), [bytearray(size) for size in (10, len(whole) - 10)]
+    views = [memoryview(part) for part in parts]
+    done = both(
+        lambda: pair[0].exchange(views, [memoryview(part) for part in into[1]]),
+        lambda: pair[1].exchange([memoryview(whole)], [memoryview(into[0])]),
+    )
+    assert done == [None, None]
+    assert bytes(into[0]) == b"".join(into[1]) == whole
+    assert pair[0].traffic.messages == 1
+
+
 def test_many_small_exchanges_keep_their_order(pair: tuple[LinkChannel, LinkChannel]) -> None:
     def work(k: int) -> list[int]:
         got = []
