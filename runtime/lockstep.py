@@ -50,6 +50,9 @@ def run_together(runs: Sequence[Stopping], peer: Channel, peer_name: str, mark: 
     the caches.
     """
     with np.errstate(over="ignore"):
+        if len(runs) == 1:  # the same in fewer steps
+            _run_alone(runs[0], peer, peer_name, mark)
+            return
         stopped = _stopped(runs)
         while stopped:
             used = [stop.block for _, stop in stopped if isinstance(stop, Use)]
@@ -59,13 +62,24 @@ def run_together(runs: Sequence[Stopping], peer: Channel, peer_name: str, mark: 
                 stopped = [pair for pair in stopped if not isinstance(pair[1], Use)]
                 stopped = _in_order(runs, [*stopped, *_stopped(going)])
                 continue
-            rounds = [stop for _, stop in stopped if isinstance(stop, Round)]
-            try:
-                peer.exchange([r.ours for r in rounds], [r.theirs for r in rounds])
-            except ProtocolError as error:
-                raise ProtocolError(f"{peer_name} in {rounds[0].where}: {error}") from None
+            _exchange([stop for _, stop in stopped if isinstance(stop, Round)], peer, peer_name)
             by_segment = sorted((run for run, _ in stopped), key=lambda run: run.segment)
             stopped = _in_order(runs, _stopped(by_segment))
+
+
+def _run_alone(run: Stopping, peer: Channel, peer_name: str, mark: Mark) -> None:
+    for stop in run.stops:
+        if isinstance(stop, Use):
+            mark([stop.block])
+        else:
+            _exchange([stop], peer, peer_name)
+
+
+def _exchange(rounds: Sequence[Round], peer: Channel, peer_name: str) -> None:
+    try:
+        peer.exchange([r.ours for r in rounds], [r.theirs for r in rounds])
+    except ProtocolError as error:
+        raise ProtocolError(f"{peer_name} in {rounds[0].where}: {error}") from None
 
 
 def _stopped(runs: Sequence[Stopping]) -> list[tuple[Stopping, Stop]]:

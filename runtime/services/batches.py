@@ -20,7 +20,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,7 +110,7 @@ class Batches:
         self._batch_ended = count
         self._lock = threading.Lock()
         self._queues: dict[str, deque[Member]] = {}  # party 0's, by client; the next one first
-        self._running = 0
+        self._running = self._coming = 0
         self._ready: dict[str, Member] = {}  # party 1's, by session
 
     def admit(self) -> None:
@@ -121,6 +121,21 @@ class Batches:
                 f"{waiting} inferences wait for this program, which is all that the setting "
                 "'queue' allows; try again later"
             )
+
+    @contextlib.contextmanager
+    def coming(self) -> Iterator[bool]:
+        """Count an inference while it lasts; give whether it should wait for a batch.
+
+        One that is alone need not, unless inferences are to wait for others.
+        """
+        with self._lock:
+            self._coming += 1
+            several = self._coming > 1 or self.limits.wait_s > 0
+        try:
+            yield several
+        finally:
+            with self._lock:
+                self._coming -= 1
 
     def waiting(self) -> int:
         """Return how many inferences wait for their batch."""
@@ -322,17 +337,21 @@ class Together:
     """Runs the inferences of one session in batches with those of others, if there are others."""
 
     batches: Batches
-    others: Callable[[], bool]
     session: str
     client: str
     party: Party
     peer: LinkChannel
     mark: Mark
 
-    def together(self) -> bool:
-        """Whether there are others. Raises ProtocolError if too many inferences wait."""
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[bool]:
+        """Give, while an inference lasts, whether there are others.
+
+        Raises ProtocolError if too many wait.
+        """
         self.batches.admit()
-        return self.others()
+        with self.batches.coming() as several:
+            yield several
 
     def run(
         self, shared: Prepared, branches: Sequence[Prepared], observe: Observe, together: bool

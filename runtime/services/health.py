@@ -23,7 +23,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
         "From a party's masks for the client to the end of its rounds, by route; of parties.",
     ),
     "rounds": ("counter", "Rounds of inferences, as the cost report counts them."),
-    "batches": ("counter", "Batches of inferences that were run; a lone session needs none."),
+    "batches": ("counter", "Batches of inferences that were run; a lone inference needs none."),
     "waiting_inferences": ("gauge", "Inferences that wait for their batch; of party 0."),
     "blocks": ("counter", "Blocks of material that were dealt or received."),
     "online_bytes": ("counter", "Bytes sent online by this party, as the cost report counts them."),

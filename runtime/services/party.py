@@ -162,8 +162,7 @@ class PartyService(Service):
         mark, batches = deployment.mark, deployment.batches
         runner: Runner = Alone(party, mark)
         if peer.together:
-            others = deployment.has_several_sessions
-            runner = Together(batches, others, session, visit.name, party, peer.channel, mark)
+            runner = Together(batches, session, visit.name, party, peer.channel, mark)
 
         def count(run: Inference, offline: Offline, seconds: float) -> None:
             route = "none" if run.route is None else str(run.route)
@@ -316,7 +315,7 @@ class _Deployment:
         self._lock = threading.Lock()
         self._first: Party | None = None  # holds the weights that all others use
         self._idle: list[_Ready] = []
-        self._retired, self._sessions = False, 0
+        self._retired = False
 
     @contextlib.contextmanager
     def party(
@@ -328,7 +327,7 @@ class _Deployment:
         this one ends well.
         """
         source = self._source(bytes(dealer.receive(SEED_BYTES)))
-        with self._counted(), contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as undo:
             ready = self._idle_one() if peer.opened else None
             if ready is None:
                 self._memory.take(self._size, NAMES[PARTIES[self.index]])
@@ -350,20 +349,6 @@ class _Deployment:
                 if not self._retired:
                     undo.pop_all()
                     self._idle.append(ready)
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        with self._lock:
-            self._sessions += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._sessions -= 1
-
-    def has_several_sessions(self) -> bool:
-        """Whether more than one session runs."""
-        return self._sessions > 1
 
     def free(self) -> None:
         """Let go of the party objects that no session uses, and of their memory."""

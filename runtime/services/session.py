@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,8 +29,8 @@ Observe = Callable[[int], None]
 class Runner(Protocol):
     """Runs inferences, alone or together with those of other sessions."""
 
-    def together(self) -> bool:
-        """Whether the next inference should run together with others; party 0's answer counts.
+    def inference(self) -> AbstractContextManager[bool]:
+        """Give, while an inference lasts, whether it runs together with others; party 0 decides.
 
         Raises ProtocolError if it is one too many now.
         """
@@ -50,9 +51,9 @@ class Alone:
     party: Party
     mark: Mark
 
-    def together(self) -> bool:
-        """Return False."""
-        return False
+    def inference(self) -> AbstractContextManager[bool]:
+        """Give False."""
+        return nullcontext(False)
 
     def run(
         self, shared: Prepared, branches: Sequence[Prepared], observe: Observe, together: bool
@@ -113,7 +114,10 @@ class Session:
 
         Material for branches is there before: until the route is revealed nobody knows which runs.
         """
-        together = self.runner.together()
+        with self.runner.inference() as together:
+            self._run(together)
+
+    def _run(self, together: bool) -> None:
         offline = self.material.begin([*self.routed, 0])
         branches = [self.material.take(segment, offline) for segment in self.routed]
         shared = self.material.take(0, offline)

@@ -149,9 +149,7 @@ class Settings:
     )
     client_sessions: int = field(
         default=0,
-        metadata=_about(
-            _whole(0, 1000), "the most sessions of one client at a party; 0: no limit"
-        ),
+        metadata=_about(_whole(0, 1000), "the most sessions of one client at a party; 0: no limit"),
     )
     session_memory: int = field(
         default=0,

@@ -123,7 +123,7 @@ def test_inferences_that_come_while_a_batch_runs_are_the_next_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a first inference whose batch does not end before four others wait
-    settings = settings_in(tmp_path, batch=8)
+    settings = settings_in(tmp_path, batch=8, batch_wait=0.001)
     with running(settings) as cluster:
 
         def held(runs: Sequence[Any], *given: Any) -> None:
@@ -142,6 +142,14 @@ def test_inferences_that_come_while_a_batch_runs_are_the_next_batch(
             first.join()
         # then these four run together
         assert counts(cluster) == [(2, 5)] * 2
+
+
+def test_a_lone_inference_needs_no_batch(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster:
+        with client(settings), client(settings) as session:
+            check(session, 0)
+        until(lambda: counts(cluster) == [(0, 1)] * 2)
 
 
 @pytest.mark.parametrize("size", [1, 3])
