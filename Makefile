@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench sanitize clean
+.PHONY: demo test lint bench soak sanitize clean
 
 demo: $(READY)
 	$(BIN)/python examples/digits/demo.py
@@ -20,6 +20,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench/kernels.py
+
+soak: $(READY)
+	$(BIN)/python tests/bench/kills.py
+	$(BIN)/python tests/bench/soak.py
 
 # Beside the normal install: -S and -P leave it and this folder out, so that only these kernels load.
 sanitize: $(READY)

@@ -73,6 +73,8 @@ class Party:
     """Party 0 or 1. `peer` is the channel to the other party, `client` the one to the client.
 
     `stock` is the memory, and the disk beyond it, for prepared blocks: memory alone by default.
+    Blocks come `in_order`, so that one which comes twice is found out; otherwise who marks them has
+    to know which were used.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Party:
         peer: Channel,
         client: Channel,
         stock: Stock | None = None,
+        in_order: bool = True,
     ) -> None:
         self.program, self.index, self.kernels = program, index, kernels
         self.setup_bytes = 0
@@ -93,7 +96,7 @@ class Party:
         self._shares: dict[str, Ring | PackedMatrix] = {}
         self._opened: dict[str, Ring | PackedMatrix] = {}
         self._loaded = False
-        self._stock = stock or Stock()
+        self._stock, self._in_order = stock or Stock(), in_order
         self._last_block = -1
         self._last_used: dict[int, int] = {}  # segment -> block
         types = program.types("online")
@@ -244,9 +247,9 @@ class Party:
         """Return a block of which nothing is prepared yet; `fill` does that.
 
         If it `waits`, `fill` waits for `infer` where memory is short, instead of using the disk.
-        Raises ProtocolError if the block is not newer than all before it.
+        Raises ProtocolError if the block is not newer than all before it, and should be.
         """
-        if block <= self._last_block:
+        if self._in_order and block <= self._last_block:
             raise ProtocolError(f"the dealer sent block {block} after block {self._last_block}")
         self._last_block = block
         parts = self._chunks[segment]
@@ -392,7 +395,7 @@ class Party:
 
     def _use(self, prepared: Prepared) -> None:
         last = self._last_used.get(prepared.segment, -1)
-        if prepared.block <= last:
+        if self._in_order and prepared.block <= last:
             raise ProtocolError(f"block {prepared.block} is used already, or older than {last}")
         self._last_used[prepared.segment] = prepared.block
 

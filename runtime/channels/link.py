@@ -45,6 +45,18 @@ class LinkChannel(TcpChannel):
         """Take a silence of this length for the peer's end."""
         self._timeout_s = timeout_s
 
+    def has_something(self) -> bool:
+        """Whether the peer has sent something or is gone, which is one if it should be silent.
+
+        Also if the link is closed, by another thread for instance.
+        """
+        poll = select.poll()
+        try:
+            poll.register(self._socket, select.POLLIN)
+        except ValueError:
+            return True
+        return bool(poll.poll(0))
+
     def fail(self, reason: str) -> None:
         """End the link, and let the peer know why if that is still possible."""
         with contextlib.suppress(ProtocolError, OSError):

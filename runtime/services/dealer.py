@@ -13,7 +13,7 @@ from srcompile.runtime.dealing import REQUEST, STOP, send_block
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.randomness import Seeded
-from srcompile.runtime.roles import PARTIES
+from srcompile.runtime.roles import NAMES, PARTIES
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Visit
 from srcompile.runtime.services.log import Log
@@ -98,7 +98,10 @@ class DealerService(Service):
         while not done.wait(min(0.2, max(0.0, end - time.monotonic()))):
             with self._met:
                 late = time.monotonic() > end or self.stopping
-                gone = late and self._waiting.pop(session, None) is not None
+                left = visit.channel.has_something()  # it is silent until the session begins
+                gone = (late or left) and self._waiting.pop(session, None) is not None
+            if gone and left:
+                raise ProtocolError(f"{NAMES[visit.role]} left before its session began")
             if gone:
                 other = PARTIES[1 - PARTIES.index(visit.role)]
                 raise ProtocolError(f"{other} did not come to the dealer for this session")

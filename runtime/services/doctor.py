@@ -18,10 +18,14 @@ from typing import Any
 import srcompile
 from srcompile.runtime.errors import RunError
 from srcompile.runtime.kernels import load as load_kernels
-from srcompile.runtime.roles import LISTENING, NAMES
+from srcompile.runtime.material import material_bytes
+from srcompile.runtime.program import load
+from srcompile.runtime.roles import LISTENING, NAMES, PARTIES
 from srcompile.runtime.services.links import MAY, Links
+from srcompile.runtime.services.refill import room_in, size_in
 from srcompile.runtime.services.settings import Settings
-from srcompile.runtime.services.state import is_held
+from srcompile.runtime.services.state import deployments_in, is_held
+from srcompile.runtime.services.vault import sealed_size
 
 CLOCK_S = 60.0
 RENEW_DAYS = 30
@@ -42,7 +46,7 @@ def examine(role: str, settings: Settings, digest: str | None = None) -> tuple[F
     """Return what is found for a role on this machine; `digest` is a program to look for."""
     findings = [_kernels(settings), *_certificates(role, settings)]
     if role in LISTENING:
-        findings += [_state(role, settings), _port(role, settings)]
+        findings += [_state(role, settings), *_stock(role, settings), _port(role, settings)]
     if all(f.good for f in findings if f.what.startswith("certificate")):
         findings += _peers(role, settings, digest)
     return tuple(findings)
@@ -113,7 +117,7 @@ def _dates(file: Path) -> Finding:
 
 def _state(role: str, settings: Settings) -> Finding:
     folder = settings.state / role
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    existing = _existing(folder)
     if not _writable(existing):
         return Finding(
             "state", False, f"{folder} cannot be written", "give the folder to the role's user"
@@ -124,6 +128,42 @@ def _state(role: str, settings: Settings) -> Finding:
     found = f"{folder}, {free / 1e9:.1f} GB free"
     advice = "" if free >= FREE_BYTES else "free at least 1 GB"
     return Finding("state", free >= FREE_BYTES, found, advice)
+
+
+def _stock(role: str, settings: Settings) -> Iterator[Finding]:
+    """Return whether the stock that a party should keep fits on the disk."""
+    if role not in PARTIES or not settings.stock_high:
+        return
+    folder = settings.state / role
+    try:
+        programs = [load(path / "program.srp") for path in deployments_in(folder)]
+    except RunError as error:
+        yield Finding("stock", False, str(error), "deploy the program again")
+        return
+    each = sum(
+        sealed_size(material_bytes(program, segment)[PARTIES.index(role)])
+        for program in programs
+        for segment in range(len(program.segments))
+    )
+    most, existing = settings.stock_mib << 20, _existing(folder)
+    room = room_in(existing, most) + size_in(existing)
+    found = (
+        f"{settings.stock_high} blocks of each segment take {settings.stock_high * each / 1e6:.1f} "
+        f"MB, and there is room for {room / 1e6:.1f} MB"
+    )
+    fits = settings.stock_high * each <= room
+    good = settings.stock_low * each <= room
+    yield Finding(
+        "stock",
+        good,
+        found,
+        "" if fits else "free disk space, raise 'stock_mib', or lower 'stock_high'",
+    )
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
 
 
 def _writable(folder: Path) -> bool:

@@ -31,12 +31,18 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "refused_visits": ("counter", "Connections that were turned away."),
     "running_sessions": ("gauge", "Sessions that run now."),
     "free_bytes": ("gauge", "Free bytes on the disk of the state folder."),
+    "stock_blocks": ("gauge", "Blocks in stock, by deployment and segment; of parties."),
+    "stock_bytes": ("gauge", "Bytes of the stock on disk, by deployment; of parties."),
 }
 """The metrics by name, without the prefix `srcompile_`: kind and meaning."""
 
 
+Gauge = float | Mapping[tuple[tuple[str, str], ...], float]
+"""A value, or a value for each set of labels, which are pairs of name and text."""
+
+
 def metrics_text(
-    role: str, values: Mapping[str, float], histograms: Mapping[str, Histogram]
+    role: str, values: Mapping[str, Gauge], histograms: Mapping[str, Histogram]
 ) -> str:
     """Return metrics in the text format of Prometheus, in the order of METRICS."""
     lines = []
@@ -46,9 +52,16 @@ def metrics_text(
         lines.append(f"# TYPE {full} {kind}")
         if kind == "histogram":
             lines += histograms[name].lines(full, role)
-        else:
-            lines.append(f'{full}{{role="{role}"}} {values[name]}')
+            continue
+        found = values.get(name, {})
+        for labels, value in (found if isinstance(found, Mapping) else {(): found}).items():
+            shown = ",".join(f'{k}="{_escaped(v)}"' for k, v in (("role", role), *labels))
+            lines.append(f"{full}{{{shown}}} {value:.15g}")
     return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 class Health:

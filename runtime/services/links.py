@@ -40,7 +40,7 @@ MAY: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("owner", "dealer"): ("deploy", "status"),
     ("party0", "dealer"): ("material", "status"),
     ("party1", "dealer"): ("material", "status"),
-    ("party1", "party0"): ("peer", "status"),
+    ("party1", "party0"): ("peer", "stock", "status"),
     ("party0", "party1"): ("status",),
     ("dealer", "party0"): ("status",),
     ("dealer", "party1"): ("status",),

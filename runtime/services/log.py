@@ -56,7 +56,9 @@ class Log:
             rest = "".join(f" {name}={_shown(value)}" for name, value in fields.items())
             line = f"{moment} {level} {self.role}: {event}{rest}"
         with self.lock:
-            print(line, file=self.stream or sys.stderr, flush=True)
+            stream = self.stream or sys.stderr
+            stream.write(line + "\n")  # at once: a kill leaves no line without its end
+            stream.flush()
 
 
 def _shown(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from srcompile.runtime.channels import Channel
 from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP, Offline
@@ -18,6 +19,28 @@ from srcompile.runtime.party import Party, Prepared
 
 Tell = Callable[[str, int, int], None]
 """Is told of a phase, how much of it is done, and how much there is."""
+
+
+class Source(Protocol):
+    """Where a session's material comes from."""
+
+    def begin(self, segments: Sequence[int]) -> Offline:
+        """Return the counts of one inference, which is going to take these segments' blocks."""
+
+    def take(self, segment: int, offline: Offline) -> Prepared:
+        """Return a block of a segment, prepared or being so, and count what comes for it."""
+
+    def finish(self) -> None:
+        """Wait until all that was taken has come in full."""
+
+    def give_back(self, prepared: Prepared) -> None:
+        """Keep a block of which nothing was used for the next one that takes its segment."""
+
+    def stop(self) -> None:
+        """Say that no more is needed."""
+
+    def close(self) -> None:
+        """Forget what was not used."""
 
 
 class Material:

@@ -8,6 +8,9 @@ with it. In a session:
 2. For each inference the dealer sends a block, the parties agree on its number, each writes down
    that it is used, and only then anything that depends on it is sent.
 3. With its inputs an inference waits for others of the same program and runs with them (`batches`).
+
+With a stock, blocks were fetched before, and no session goes to the dealer: party 1's thread comes
+to party 0 whenever they run low (`refill`).
 """
 
 from __future__ import annotations
@@ -17,27 +20,31 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.dealing import Offline
-from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import Kernels
+from srcompile.runtime.material import material_bytes
 from srcompile.runtime.party import Inference, Party
 from srcompile.runtime.program import Program
 from srcompile.runtime.randomness import Seeded
 from srcompile.runtime.ring import Ring
 from srcompile.runtime.roles import NAMES, PARTIES
 from srcompile.runtime.services.batches import Batches, Limits, Together
+from srcompile.runtime.services.health import Gauge
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Visit
 from srcompile.runtime.services.log import Log
-from srcompile.runtime.services.material import Material
+from srcompile.runtime.services.material import Material, Source, Tell
 from srcompile.runtime.services.memory import Memory, session_bytes
+from srcompile.runtime.services.refill import Place, Refiller, follow, lead, room_in
 from srcompile.runtime.services.service import Service
 from srcompile.runtime.services.session import Alone, Runner, Session, told
 from srcompile.runtime.services.settings import Settings
@@ -53,10 +60,16 @@ from srcompile.runtime.services.state import (
     stored_opened,
     stored_weights,
 )
+from srcompile.runtime.services.stocked import StockedMaterial
+from srcompile.runtime.services.stockpile import SEED_BYTES, Levels, Stockpile
+from srcompile.runtime.services.vault import Vault
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import Stock
 
-SEED_BYTES = 16
+DIFFERENT_DEPLOYMENTS = "the parties have different deployments of this program; deploy it again"
+DIFFERENT_STOCKS = (
+    "one party keeps a stock of material and the other does not; give both the same 'stock_high'"
+)
 
 
 class PartyService(Service):
@@ -70,12 +83,27 @@ class PartyService(Service):
             "deploy": self._deploy,
             "infer": self._infer,
             "peer": self._meet,
+            "stock": self._fill_with_party1,
         }
         self._met = threading.Condition()
         self._peers: dict[str, tuple[Visit, threading.Event]] = {}
         self._loaded: dict[str, _Deployment] = {}
         self._loading = threading.Lock()
         self.memory = Memory(settings.session_memory << 20, self._free)
+        self._refiller = Refiller(self._stocks, self._fill_with_party0, self.log)
+        self._fills = index == 1 and settings.stock_high > 0
+
+    def start(self) -> None:
+        """Take the state and the port, serve, and fill the stock if there is to be one."""
+        super().start()
+        if self._fills:
+            self._refiller.start()
+
+    def stop(self) -> None:
+        """Take no more visits, wait for running sessions up to the setting `drain`, and end."""
+        self._refiller.stop()
+        super().stop()
+        self._refiller.join()
 
     # -- deployments
 
@@ -108,6 +136,8 @@ class PartyService(Service):
                     self.settings,
                     self.memory,
                     lambda: self.count(batches=1),
+                    self.log,
+                    self._refiller,
                 )
             return self._loaded[name]
 
@@ -123,6 +153,82 @@ class PartyService(Service):
         for deployment in loaded:
             deployment.free()
 
+    # -- the stock
+
+    def _stocks(self) -> dict[str, Stockpile]:
+        """Return the stock of each deployment, by its name."""
+        found = {}
+        for digest in self.store.deployed():
+            deployment = self._deployment(digest)
+            if deployment.stock is not None:
+                found[deployment.name] = deployment.stock
+        return found
+
+    def _fill_with_party0(self, name: str) -> int:
+        """Fill the stock of a deployment together with party 0; return the blocks fetched."""
+        with self._loading:
+            deployment, session = self._loaded[name], new_id()
+        assert deployment.stock is not None
+        with deployment.stock.run():
+            channel, _ = self._links.dial(
+                "party0", "stock", session=session, deployment=name, digest=deployment.digest
+            )
+            with self._holding(channel):
+                channel.wait_at_most(deployment.limit_s)
+                try:
+                    fetched = follow(self._place(deployment, session), channel)
+                except Exception as error:
+                    channel.fail(self.reason(error))
+                    raise
+        self.log.info("filled the stock", deployment=name[:8], blocks=fetched)
+        return fetched
+
+    def _fill_with_party1(self, visit: Visit) -> None:
+        """Fill the stock of a deployment together with party 1, which came for that."""
+        session = checked_id(visit.fields.get("session"))
+        deployment = self._deployment(checked_digest(visit.fields.get("digest")))
+        if visit.fields.get("deployment") != deployment.name:
+            raise ProtocolError(DIFFERENT_DEPLOYMENTS)
+        if deployment.stock is None:
+            raise ProtocolError(DIFFERENT_STOCKS)
+        visit.channel.send_json({"welcome": True})
+        visit.channel.wait_at_most(deployment.limit_s)
+        try:
+            with deployment.stock.run():
+                lead(self._place(deployment, session), visit.channel, lambda: self.stopping)
+        except (RunError, OSError) as error:  # the stock has logged it
+            visit.channel.fail(self.reason(error))
+
+    def _place(self, deployment: _Deployment, session: str) -> Place:
+        assert deployment.stock is not None
+        return Place(
+            deployment.stock,
+            lambda: self._dealer(session, deployment),
+            deployment.source,
+            lambda: room_in(self.store.folder, self.settings.stock_mib << 20),
+            deployment.sizes,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return how the service is, with the stock of each deployment that is loaded."""
+        with self._loading:
+            stocks = {d.name[:8]: d.stock.state() for d in self._loaded.values() if d.stock}
+        return super().state() | {"stock": stocks}
+
+    def gauges(self) -> Mapping[str, Gauge]:
+        """Return what `/metrics` shows beside the counts."""
+        with self._loading:
+            stocks = {d.name[:8]: d.stock for d in self._loaded.values() if d.stock}
+        blocks: Gauge = {
+            (("deployment", name), ("segment", segment)): float(count)
+            for name, stock in stocks.items()
+            for segment, count in zip(stock.names, stock.counts(), strict=True)
+        }
+        size: Gauge = {
+            (("deployment", name),): float(stock.size()) for name, stock in stocks.items()
+        }
+        return {**super().gauges(), "stock_blocks": blocks, "stock_bytes": size}
+
     # -- sessions
 
     def _infer(self, visit: Visit) -> None:
@@ -135,11 +241,16 @@ class PartyService(Service):
             with contextlib.ExitStack() as links:
                 others: list[LinkChannel] = []
                 try:
-                    peer = links.enter_context(self._peer(session, deployment))
+                    peer = links.enter_context(self._peer(session, deployment, visit.channel))
                     others.append(peer.channel)
-                    dealer = links.enter_context(self._dealer(session, deployment))
-                    others.append(dealer)
-                    with deployment.party(peer, visit.channel, dealer) as (party, opened):
+                    dealer = None
+                    if deployment.stock is not None:
+                        seed = deployment.stock.wait_for_seed(self.settings.timeout)
+                    else:
+                        dealer = links.enter_context(self._dealer(session, deployment))
+                        others.append(dealer)
+                        seed = bytes(dealer.receive(SEED_BYTES))
+                    with deployment.party(peer, visit.channel, seed) as (party, opened):
                         run = self._run(session, visit, peer, dealer, deployment, party)
                         run.serve(opened, deployment=deployment.name)
                 except Exception as error:
@@ -153,7 +264,7 @@ class PartyService(Service):
         session: str,
         visit: Visit,
         peer: _Peer,
-        dealer: LinkChannel,
+        dealer: LinkChannel | None,
         deployment: _Deployment,
         party: Party,
     ) -> Session:
@@ -179,7 +290,7 @@ class PartyService(Service):
             party=party,
             client=client,
             peer=peer.channel,
-            material=Material(party, dealer, deployment.is_used, tell),
+            material=self._material(party, peer.channel, dealer, deployment, tell),
             runner=runner,
             mark=mark,
             count=count,
@@ -188,6 +299,21 @@ class PartyService(Service):
             ),
             tell=tell,
         )
+
+    def _material(
+        self,
+        party: Party,
+        peer: LinkChannel,
+        dealer: LinkChannel | None,
+        deployment: _Deployment,
+        tell: Tell,
+    ) -> Source:
+        """Return where a session's material comes from."""
+        if deployment.stock is not None:
+            timeout_s = self.settings.timeout
+            return StockedMaterial(party, peer, deployment.stock, tell, self.log, timeout_s)
+        assert dealer is not None
+        return Material(party, dealer, deployment.is_used, tell)
 
     @contextlib.contextmanager
     def _dealer(self, session: str, deployment: _Deployment) -> Iterator[LinkChannel]:
@@ -203,16 +329,22 @@ class PartyService(Service):
             yield channel
 
     @contextlib.contextmanager
-    def _peer(self, session: str, deployment: _Deployment) -> Iterator[_Peer]:
+    def _peer(self, session: str, deployment: _Deployment, client: LinkChannel) -> Iterator[_Peer]:
         """Give the link to the other party for a session: party 1 connects, party 0 waits.
 
-        Raises ProtocolError if they have different deployments.
+        Raises ProtocolError if they have different deployments, or if the client leaves meanwhile.
         """
-        mine = {"deployment": deployment.name, "opened": deployment.is_opened()}
+        mine = {
+            "deployment": deployment.name,
+            "opened": deployment.is_opened(),
+            "stock": deployment.stock is not None,
+        }
         if self.index == 1:
             channel, theirs = self._links.dial("party0", "peer", session=session, **mine)
             with self._holding(channel):
                 channel.wait_at_most(deployment.limit_s)
+                if theirs.get("stock") is not mine["stock"]:
+                    raise ProtocolError(DIFFERENT_STOCKS)
                 opened = mine["opened"] is theirs.get("opened") is True
                 yield _Peer(channel, opened, theirs.get("together") is True)
             return
@@ -224,15 +356,18 @@ class PartyService(Service):
                     raise ProtocolError(
                         f"party 1 did not come for this session within {self.settings.timeout:g} s"
                     )
+                if client.has_something():
+                    raise ProtocolError("the client left before its session began")
                 self._met.wait(min(left, 0.2))
             visit, done = self._peers.pop(session)
         try:
             if visit.fields.get("deployment") != deployment.name:
-                different = "the parties have different deployments of this program"
-                visit.channel.fail(f"{different}; deploy it again")
-                raise ProtocolError(f"{different}; deploy it again")
+                visit.channel.fail(DIFFERENT_DEPLOYMENTS)
+                raise ProtocolError(DIFFERENT_DEPLOYMENTS)
             together = self.settings.batch > 1
             visit.channel.send_json({**mine, "together": together})
+            if visit.fields.get("stock") is not mine["stock"]:
+                raise ProtocolError(DIFFERENT_STOCKS)
             visit.channel.wait_at_most(deployment.limit_s)
             opened = mine["opened"] is visit.fields.get("opened") is True
             yield _Peer(visit.channel, opened, together)
@@ -301,6 +436,8 @@ class _Deployment:
         settings: Settings,
         memory: Memory,
         count_batch: Callable[[], None],
+        log: Log,
+        refiller: Refiller,
     ) -> None:
         self.name, self.index, self.kernels = name, index, kernels
         self.folder = store.path(name)
@@ -309,7 +446,20 @@ class _Deployment:
         self.limit_s = silence_limit(self.program, settings.timeout)
         self._material, self._spools = settings.memory << 20, store.spools
         self._memory, self._size = memory, session_bytes(self.program, self._material)
-        self._journal = Journal(self.folder / "used")
+        self._journal, self._log = Journal(self.folder / "used"), log
+        self.sizes = [material_bytes(self.program, k) for k in range(len(self.program.segments))]
+        self.stock: Stockpile | None = None
+        if settings.stock_high:
+            self.stock = Stockpile(
+                self.folder / "stock",
+                Vault(store.stock_key),
+                self.program,
+                index,
+                self._journal,
+                Levels(settings.stock_low, settings.stock_high),
+                log,
+                refiller.call,
+            )
         limits = Limits(settings.batch, settings.batches, settings.batch_wait, settings.queue)
         self.batches = Batches(index, self.mark, self.limit_s, limits, count_batch)
         self._lock = threading.Lock()
@@ -318,15 +468,13 @@ class _Deployment:
         self._retired = False
 
     @contextlib.contextmanager
-    def party(
-        self, peer: _Peer, client: LinkChannel, dealer: LinkChannel
-    ) -> Iterator[tuple[Party, int]]:
+    def party(self, peer: _Peer, client: LinkChannel, seed: bytes) -> Iterator[tuple[Party, int]]:
         """Give a party object with weights, and the bytes that opening them took just now.
 
         They are opened unless both parties have that. The object is kept for the next session if
         this one ends well.
         """
-        source = self._source(bytes(dealer.receive(SEED_BYTES)))
+        source = self.source(seed)
         with contextlib.ExitStack() as undo:
             ready = self._idle_one() if peer.opened else None
             if ready is None:
@@ -336,7 +484,14 @@ class _Deployment:
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
                 stock = Stock(self._material, Spool(folder))
                 party = Party(
-                    self.program, self.index, self.kernels, source, peer.channel, client, stock
+                    self.program,
+                    self.index,
+                    self.kernels,
+                    source,
+                    peer.channel,
+                    client,
+                    stock,
+                    in_order=self.stock is None,
                 )
                 self._load(party, peer.opened)
                 ready = _Ready(party, folder)
@@ -367,6 +522,8 @@ class _Deployment:
     def mark(self, blocks: Sequence[int]) -> None:
         """Write down that blocks are used. Raises ProtocolError if one was before."""
         self._journal.mark(*blocks)
+        for block in blocks:
+            self._log.debug("marks a block", deployment=self.name[:8], block=block)
 
     def is_used(self, block: int) -> bool:
         """Whether a block is written down as used."""
@@ -376,7 +533,7 @@ class _Deployment:
         """Whether this party has the opened weights."""
         return self._first is not None or stored_opened(self.folder, self.program) is not None
 
-    def _source(self, seed: bytes) -> Seeded:
+    def source(self, seed: bytes) -> Seeded:
         """Return the randomness of a seed. Raises ProtocolError if it is not the deployment's."""
         with self._lock:
             claim_setup(self.folder, hashlib.sha256(b"srcompile seed" + seed).hexdigest())

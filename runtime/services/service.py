@@ -23,7 +23,7 @@ from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import MAX_JSON_BYTES, Program, loads
 from srcompile.runtime.roles import NAMES
-from srcompile.runtime.services.health import Health, metrics_text
+from srcompile.runtime.services.health import Gauge, Health, metrics_text
 from srcompile.runtime.services.histogram import Histogram
 from srcompile.runtime.services.links import Links, Visit, wait_for
 from srcompile.runtime.services.log import Log
@@ -268,13 +268,17 @@ class Service:
 
     def metrics(self) -> str:
         """Return the metrics of `/metrics`."""
-        state, counts = self.state(), asdict(self.counts)
-        gauges = {
+        values = {**asdict(self.counts), **self.gauges()}
+        return metrics_text(self.role, values, self._histograms)
+
+    def gauges(self) -> Mapping[str, Gauge]:
+        """Return what `/metrics` shows beside the counts."""
+        state = self.state()
+        return {
             "running_sessions": state["sessions"],
             "free_bytes": state["free_bytes"],
             "waiting_inferences": self.waiting(),
         }
-        return metrics_text(self.role, {**counts, **gauges}, self._histograms)
 
     def waiting(self) -> int:
         """Return how many inferences wait for their batch."""

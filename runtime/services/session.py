@@ -20,7 +20,7 @@ from srcompile.runtime.material import rounds_of
 from srcompile.runtime.party import PEERS, Inference, Party, Prepared
 from srcompile.runtime.program import Program
 from srcompile.runtime.progress import Progress, Ticker
-from srcompile.runtime.services.material import Material
+from srcompile.runtime.services.material import Source
 from srcompile.runtime.usage import peak_memory
 
 Observe = Callable[[int], None]
@@ -77,7 +77,7 @@ class Session:
     party: Party
     client: TcpChannel
     peer: TcpChannel
-    material: Material
+    material: Source
     runner: Runner
     mark: Mark
     count: Callable[[Inference, Offline, float], None]

@@ -187,6 +187,24 @@ class Settings:
             _whole(0, 1 << 20), "MiB of material that a session has in memory; the rest is on disk"
         ),
     )
+    stock_low: int = field(
+        default=1,
+        metadata=_about(
+            _whole(1, 10000),
+            "blocks of each segment below which a party's stock is filled again",
+        ),
+    )
+    stock_high: int = field(
+        default=0,
+        metadata=_about(
+            _whole(0, 10000),
+            "blocks of each segment of each deployment that a party keeps in stock; none if 0",
+        ),
+    )
+    stock_mib: int = field(
+        default=4096,
+        metadata=_about(_whole(1, 1 << 30), "MiB of disk that a party's stock may take"),
+    )
     timeout: float = field(
         default=30.0,
         metadata=_about(
@@ -293,6 +311,11 @@ def _check(settings: Settings) -> None:
     places = [settings.endpoint(role) for role in LISTENING]
     if len(set(places)) != len(places):
         raise ConfigError("dealer, party0 and party1 need different places to listen on")
+    if settings.stock_high and settings.stock_low > settings.stock_high:
+        raise ConfigError(
+            f"stock_low is {settings.stock_low} and stock_high is {settings.stock_high}: stock_low "
+            "must not be more than stock_high"
+        )
     if not settings.insecure:
         return
     for role in LISTENING:

@@ -7,12 +7,14 @@ block number counts within one deployment. The folders of a role are readable by
     lock                      held while the role runs
     current/DIGEST            the deployment of the program with this digest
     spool/                        material that does not fit into memory, sealed (party)
+    stock.key                 the key of the material made ahead            (party)
     deployments/ID/
         program.srp           without weights
         weights.npz           a party's shares of them                          (party)
         setup                 the hash of the seed whose mask B covered them    (party)
         opened.npz            F = W - B, once it is opened                      (party)
         used                  the blocks that were used                         (party)
+        stock/                material made ahead, and the seed, sealed         (party)
         seeds                 the seeds of both parties                         (dealer)
         numbers               the block number below which all may be dealt     (dealer)
 
@@ -234,7 +236,7 @@ class Store:
 
         Deployments that were cut off before they were activated are removed.
         """
-        self._folder, self._limit, self._lock = folder, limit, threading.Lock()
+        self._limit, self._lock = limit, threading.Lock()
         self._deployments, self._current = folder / "deployments", folder / "current"
         try:
             for path in (folder, self._deployments, self._current):
@@ -250,6 +252,7 @@ class Store:
                 f"{folder} is in use by another process; stop it, or give this role a folder of "
                 "its own with the setting 'state'"
             ) from None
+        self.folder, self.stock_key = folder, folder / "stock.key"
         self.spools = folder / "spool"
         shutil.rmtree(self.spools, ignore_errors=True)  # what a killed process left
         self.spools.mkdir(mode=0o700)
@@ -322,6 +325,17 @@ class Store:
     def program(self, deployment: str) -> Program:
         """Return a deployment's program. Raises ProgramError if the file is damaged."""
         return load(self.path(deployment) / "program.srp")
+
+
+def deployments_in(folder: Path) -> list[Path]:
+    """Return the folders of the deployments in a role's folder, whoever has it."""
+    names = {
+        file.read_text(encoding="ascii", errors="replace")
+        for file in (folder / "current").glob("*")
+        if _DIGEST.fullmatch(file.name)
+    }
+    found = (folder / "deployments" / name for name in sorted(names) if _ID.fullmatch(name))
+    return [path for path in found if path.is_dir()]
 
 
 def is_held(folder: Path) -> bool:

@@ -59,6 +59,7 @@ def test_who_may_come_to_whom_is_as_in_the_code() -> None:
         "deploy": "a deployment",
         "material": "material for a session",
         "peer": "the other party's side of a session",
+        "stock": "filling the stock",
         "status": "status",
     }
     wanted = [

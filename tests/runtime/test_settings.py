@@ -21,6 +21,9 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "sessions": ("3", 3),
     "deployments": ("4", 4),
     "memory": ("64", 64),
+    "stock_low": ("2", 2),
+    "stock_high": ("5", 5),
+    "stock_mib": ("100", 100),
     "timeout": ("2.5", 2.5),
     "idle": ("60", 60.0),
     "drain": ("0", 0.0),
@@ -129,3 +132,12 @@ def test_without_tls_everything_is_on_loopback(wrong: dict[str, str]) -> None:
     assert read_settings(None, {"insecure": "true"}, {}).insecure
     with pytest.raises(ConfigError, match="with insecure = true"):
         read_settings(None, {"insecure": "true", **wrong}, {})
+
+
+def test_a_stock_is_not_filled_up_to_less_than_its_low_water() -> None:
+    assert read_settings(None, {"stock_low": "9", "stock_high": "9"}, {}).stock_high == 9
+    assert read_settings(None, {"stock_low": "9"}, {}).stock_high == 0
+    with pytest.raises(
+        ConfigError, match=r"stock_low is 9 and stock_high is 8: stock_low must not"
+    ):
+        read_settings(None, {"stock_low": "9", "stock_high": "8"}, {})

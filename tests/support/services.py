@@ -128,6 +128,12 @@ class Processes:
 
     def start(self, *roles: str) -> None:
         """Start roles and wait until they answer."""
+        self.launch(*roles)
+        for role in roles:
+            self.wait_for(role)
+
+    def launch(self, *roles: str) -> None:
+        """Start roles."""
         for role in roles:
             command = [role] if role == "dealer" else ["party", "--index", role[-1]]
             with open(self.folder / f"{role}.log", "a") as log:
@@ -137,8 +143,6 @@ class Processes:
                     text=True,
                     env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
                 )
-        for role in roles:
-            self.wait_for(role)
 
     def wait_for(self, role: str) -> None:
         """Wait until a role answers."""
