@@ -69,14 +69,14 @@ def run(
     with LocalCluster(program, link=link.connect(), memory=memory) as cluster:
         for given in inputs:
             results.append(cluster.infer(given))
-        memory = {role: _peak(process.pid) for role, process in cluster._processes.items()}
+        peaks = {role: _peak(process.pid) for role, process in cluster._processes.items()}
     counted = tuple(results[warm_up:])
     return Measured(
         tuple(r.online_s for r in counted),
         tuple(r.offline_s for r in counted),
         cluster.setup_s,
         counted,
-        memory,
+        peaks,
     )
 
 
