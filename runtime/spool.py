@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from srcompile.runtime.errors import SpoolError
 from srcompile.runtime.gates import Bytes
@@ -48,6 +46,8 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         """Raise SpoolError if the folder cannot be made."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # clients have no spool
+
         self._folder = folder
         self._cipher = AESGCM(secrets.token_bytes(16))
         self._numbers = itertools.count()
@@ -83,6 +83,8 @@ class Spool:
 
         Raises SpoolError if it is not there, shorter or longer than it was, or not what it was.
         """
+        from cryptography.exceptions import InvalidTag
+
         size = record.places[-1]
         if not size:
             return [np.empty(0, np.uint8) for _ in record.sizes]
@@ -95,10 +97,10 @@ class Spool:
                     opened = self._cipher.decrypt(_nonce(record, frame), sealed, None)
                     plain[start:stop] = np.frombuffer(opened, np.uint8)
                 if os.read(file.fileno(), 1):
-                    raise InvalidTag
+                    raise EOFError
         except OSError as error:
             raise self._failed("read", error) from None
-        except InvalidTag:
+        except (EOFError, InvalidTag):
             raise SpoolError(
                 f"a file of offline material in {self._folder} is not as it was written: it was "
                 "cut, changed or exchanged; this session cannot go on"
@@ -128,12 +130,12 @@ def _nonce(record: Record, frame: int) -> bytes:
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """Return `size` bytes, or raise InvalidTag if the file ends before."""
+    """Return `size` bytes, or raise EOFError if the file ends before."""
     found = []
     while size:
         data = os.read(descriptor, size)
         if not data:
-            raise InvalidTag
+            raise EOFError
         found.append(data)
         size -= len(data)
     return b"".join(found)

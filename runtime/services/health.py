@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from srcompile.runtime.services.histogram import Histogram
@@ -70,6 +69,8 @@ class Health:
     def __init__(
         self, port: int, state: Callable[[], dict[str, Any]], metrics: Callable[[], str]
     ) -> None:
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # off by default
+
         class Handler(BaseHTTPRequestHandler):
             timeout = 5
 

@@ -13,15 +13,14 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING
 
 from srcompile.runtime.channels import Sendable
 from srcompile.runtime.errors import SpoolError
 from srcompile.runtime.services.state import write_durably
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 FRAME = 1 << 20
 TAG = 16
@@ -114,6 +113,8 @@ class Vault:
         Raises DamagedError if the file is not there or not as it was written; what was returned
         until then was.
         """
+        from cryptography.exceptions import InvalidTag
+
         try:
             stream = file.open("rb", buffering=0)
         except OSError as error:
@@ -145,6 +146,10 @@ class Vault:
             yield get
 
     def _cipher(self, salt: bytes, name: str, size: int) -> AESGCM:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
         info = f"srcompile stock {size} {name}".encode()
         return AESGCM(HKDF(SHA256(), KEY, salt, info).derive(self._key))
 

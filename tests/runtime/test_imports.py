@@ -72,3 +72,33 @@ def test_importing_srcompile_loads_no_other_package() -> None:
     assert foreign(modules) == set()
     assert not any(name.startswith("numpy") for name in modules)
     assert {name for name in modules if name.startswith("srcompile.")} == set()
+
+
+HEAVY = {
+    "click", "cryptography", "email", "http.server", "lark", "rich", "torch",
+    "srcompile.runtime.kernels._native",
+}  # fmt: skip
+"""What takes time or memory and is needed only by some roles, or only when they start."""
+WITHOUT_NUMPY = HEAVY | {"asyncio"} | {"json", "numpy", "ssl", "subprocess", "tomllib", "zipfile"}
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import srcompile.runtime", WITHOUT_NUMPY),
+        ("from srcompile.runtime import Client, Dealer, Party, deploy", HEAVY | {"asyncio"}),
+        ("from srcompile.runtime import *", HEAVY),
+    ],
+)
+def test_importing_the_public_runtime_loads_what_it_needs_and_no_more(
+    code: str, absent: set[str]
+) -> None:
+    assert loaded_by(code) & absent == set()
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the modules that `code` loads; what tells them is loaded after it."""
+    seen = "\nimport sys\nseen = sorted(sys.modules)\nimport json\nprint(json.dumps(seen))"
+    command = [sys.executable, "-c", code + seen]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    return set(json.loads(done.stdout))
