@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from srcompile.runtime.arrays import ARCHIVE_ERRORS, ArrayError, checked_members, read_array
 from srcompile.runtime.check import PHASES, CheckError, check
 from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.isa import KINDS, Attr, RingType
@@ -29,7 +29,10 @@ from srcompile.runtime.kernels import ring_dtype
 from srcompile.runtime.source import Array, Source, array_of
 
 FORMAT = 2
-MAX_JSON_BYTES = 1 << 30
+MAX_JSON_BYTES = 1 << 26
+"""The most bytes of `program.json`, some 400,000 instructions; read, it may take 30 times that."""
+MAX_FILE_BYTES = 1 << 30
+"""The most bytes of a program that a role takes from the model owner, without weights."""
 NPY_HEADER = 128
 """About how long the header of a .npy file is, in bytes."""
 
@@ -349,8 +352,7 @@ def _load(file: IO[bytes]) -> Program:
     try:
         with zipfile.ZipFile(file) as archive:
             return _read(archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        # zipfile raises RuntimeError for a flag that says encrypted, ValueError for a strange name
+    except ARCHIVE_ERRORS as error:
         raise ProgramError(f"this is not a .srp file, or it is damaged ({error})") from None
 
 
@@ -360,10 +362,7 @@ _WRONG_JSON = (
 
 
 def _read(archive: zipfile.ZipFile) -> Program:
-    names = set(archive.namelist())
-    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    if any(member.compress_type not in known for member in archive.infolist()):
-        raise ProgramError("this is not a .srp file: it is compressed in another way")
+    names = set(checked_members(archive))
     if "program.json" not in names:
         raise ProgramError("this is not a .srp file: it has no program.json")
     if archive.getinfo("program.json").file_size > MAX_JSON_BYTES:
@@ -433,11 +432,11 @@ def _array(archive: zipfile.ZipFile, file: str, type_: RingType) -> Array:
 
 def _read_array(archive: zipfile.ZipFile, file: str) -> Array:
     """Read an array of a size that is checked already, without a second copy of it."""
-    with archive.open(file) as member:
-        array: Array = np.load(member, allow_pickle=False)
-        if member.read(1):
-            raise ProgramError(f"{file} is longer than its array")
-    return array
+    try:
+        with archive.open(file) as member:
+            return read_array(member, archive.getinfo(file).file_size)
+    except ArrayError as error:
+        raise ProgramError(f"{file}: {error}") from None
 
 
 def _with_table(tensor: Tensor, number: int, archive: zipfile.ZipFile, names: set[str]) -> Tensor:

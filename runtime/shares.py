@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from srcompile.runtime.arrays import ArrayError, read_archive
 from srcompile.runtime.client import check_shares
 from srcompile.runtime.errors import ProgramError
 from srcompile.runtime.program import Program
@@ -34,13 +34,16 @@ def write_shares(
 def read_shares(path: str | Path, program: Program, party: int) -> dict[str, Ring]:
     """Return one party's weight shares. Raises ProgramError, naming the file, unless they fit."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            header = archive[HEADER].tobytes().decode("ascii", "replace")
-            arrays = {name: archive[str(number)] for number, name in enumerate(program.weights())}
+        with open(path, "rb") as file:
+            archive = read_archive(file)
+        header = archive[HEADER].tobytes().decode("ascii", "replace")
+        arrays = {name: archive[str(number)] for number, name in enumerate(program.weights())}
     except OSError as error:
         raise ProgramError(f"{path}: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ArrayError as error:
         raise ProgramError(f"{path} is no file of weight shares ({error})") from None
+    except KeyError as error:
+        raise ProgramError(f"{path} is no file of weight shares (it lacks {error})") from None
     digest, _, index = header.partition(":")
     if digest != program.digest():
         raise ProgramError(f"{path} holds shares for another program")

@@ -31,7 +31,6 @@ import secrets
 import shutil
 import struct
 import threading
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from srcompile.runtime.arrays import ArrayError, read_archive
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.kernels import ring_dtype
 from srcompile.runtime.program import Program, dumps, load
@@ -268,7 +268,7 @@ class Store:
     def current(self, digest: str) -> str | None:
         """Return the deployment of a program, if there is one."""
         try:
-            found = (self._current / digest).read_text(encoding="ascii")
+            found = (self._current / digest).read_text(encoding="ascii", errors="replace")
         except FileNotFoundError:
             return None
         return found if _ID.fullmatch(found) and (self._deployments / found).is_dir() else None
@@ -399,9 +399,10 @@ def stored_opened(folder: Path, program: Program) -> dict[str, Ring] | None:
     """Return the opened weights, or None if they are not there or damaged: then open them again."""
     names = program.opened_weights()
     try:
-        with open(folder / "opened.npz", "rb") as file, np.load(file, allow_pickle=False) as found:
-            arrays = {name: found[str(number)] for number, name in enumerate(names)}
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile):
+        with open(folder / "opened.npz", "rb") as file:
+            found = read_archive(file)
+        arrays = {name: found[str(number)] for number, name in enumerate(names)}
+    except (OSError, KeyError, ArrayError):
         return None
     types = {name: program.constants[name].type for name in names}
     fit = all(

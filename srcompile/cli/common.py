@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import zipfile
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any, ParamSpec
 
 import click
-import numpy as np
 
 from srcompile.errors import UserError
+from srcompile.runtime.arrays import ArrayError, read_archive
 from srcompile.runtime.client import Array
 from srcompile.runtime.errors import InputError, RunError
 from srcompile.runtime.program import Program
@@ -79,13 +77,11 @@ def read_inputs(path: str, program: Program) -> dict[str, Array]:
     Raises InputError if the file is missing or no .npz of plain arrays.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} is no .npz file")
-            arrays = {name: archive[name] for name in archive.files}
+        with open(path, "rb") as file:
+            arrays = dict(read_archive(file, compressed=True))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ArrayError) as error:
         raise InputError(f"{path} is no .npz file of plain arrays ({error})") from None
     names = {tensor.given for tensor in program.inputs}
     if len(arrays) == len(names) == 1:

@@ -240,7 +240,7 @@ def test_constants_of_another_type_are_errors() -> None:
         f"holds values of more than {const.type.width} bits": np.full_like(
             data, ~data.dtype.type(0)
         ),
-        "program.json is damaged": np.full(data.shape, None, object),
+        "it is no array of numbers": np.full(data.shape, None, object),
     }
     for message, array in wrong.items():
         changed = {name: array_file(array)}
