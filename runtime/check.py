@@ -3,6 +3,8 @@ makes with them, and a runtime checks what it loads.
 
 - Every value is made before it is used, in a place that is sure to have run.
 - Every mask is used by exactly one opening (`open` or `input`), so no two openings share a mask.
+- A constant is public or a weight, so that none stands for a mask, and weights are read by the
+  instructions that load them alone.
 - What the parties know of an input is masked, or a `public_input` that says so.
 - Nothing leaves a party but by `open`, `input`, `route`, `guard` and `output`, whose operands are
   typed.
@@ -21,6 +23,7 @@ from srcompile.runtime.isa import Attrs, IsaError, RingType
 PHASES = ("dealer", "prepare", "online")
 OPENINGS = frozenset({"open", "input"})
 _MADE_BY = {"correlation": "correlate", "table_key": "table_keys", "sign_key": "sign_keys"}
+WEIGHTS = frozenset({"weight_mask", "weight_opened", "weight_share", "plain_weight"})
 _OF_PROTOCOLS = frozenset({"input", "public_input", "open", "route", "guard", "output"})
 
 
@@ -63,6 +66,12 @@ def check(
         raise CheckError("the first segment always runs, the others if the route says so", "", 0, 0)
     if sorted(r for r in routes[1:] if r is not None) != list(range(len(routes) - 1)):
         raise CheckError("the routes are numbered from 0, each once", "", 0, 0)
+    for name, type_ in consts.items():
+        if type_.kind not in ("public", "share"):
+            message = (
+                f"the constant {name} is {type_}; a constant is public, or a share of a weight"
+            )
+            raise CheckError(message, "", 0, 0)
     checker = _Checker(declared, consts)
     for phase in PHASES:
         checker.phase = phase
@@ -92,6 +101,10 @@ class _Checker:
 
     def instruction(self, ins: InstructionLike) -> None:
         types = [self.operand(name) for name in ins.inputs]
+        for name in ins.inputs:
+            weight = name in self.consts and self.consts[name].kind == "share"
+            if weight != (ins.op in WEIGHTS):
+                self.fail(f"'{ins.op}' reads {'the weight' if weight else 'no weight but'} {name}")
         declared = self.declared.get((self.phase, ins.out)) if ins.out else None
         try:
             type_ = isa.result_type(ins.op, types, ins.attrs, declared, self.phase)
@@ -155,7 +168,10 @@ class _Checker:
         self.opened_under[mask] = out
 
     def take_slot(self, ins: InstructionLike, types: list[RingType], out: RingType | None) -> None:
-        slot = isa.int_attr(ins.attrs, "slot", 0, (1 << 32) - 1)
+        try:
+            slot = isa.int_attr(ins.attrs, "slot", 0, (1 << 32) - 1)
+        except IsaError as error:
+            self.fail(str(error))
         if (self.phase, slot) in self.slots:
             self.fail(f"slot {slot} is used already")
         type_ = types[0] if out is None else out

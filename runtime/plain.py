@@ -55,6 +55,8 @@ class PlainRunner:
         taken = self._routes == {None} or run.route in self._routes
         if self._program.guarded and not (taken and run.in_range):
             raise RangeError
+        if not taken:
+            raise ProgramError(f"the program chose route {run.route}, which does not exist")
         check_outputs(self._program, run.outputs)
         return run.outputs, run.route
 
