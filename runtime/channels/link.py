@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from srcompile.runtime.channels.tcp import HEADER, TcpChannel, _behind
 from srcompile.runtime.errors import ProtocolError
@@ -34,13 +34,6 @@ class LinkChannel(TcpChannel):
         super().__init__(connection, peer, timeout_s)
         self._torn = False  # part of a message is out, so that no other can follow
 
-    def receive_json(self) -> dict[str, Any]:
-        """Return the next control message. Raises ProtocolError if it is none."""
-        try:
-            return super().receive_json()
-        except RecursionError:
-            raise ProtocolError(f"{self.peer} sent something that is no control message") from None
-
     def wait_at_most(self, timeout_s: float) -> None:
         """Take a silence of this length for the peer's end."""
         self._timeout_s = timeout_s
@@ -61,7 +54,7 @@ class LinkChannel(TcpChannel):
         """End the link, and let the peer know why if that is still possible."""
         with contextlib.suppress(ProtocolError, OSError):
             if not self._torn:
-                text = reason.encode()[:MAX_REASON]
+                text = reason.encode("utf-8", "replace")[:MAX_REASON]
                 self._timeout_s = _LINGER_S
                 self._move([memoryview(HEADER.pack(ENDING, len(text)) + text)], [])
                 self._linger()

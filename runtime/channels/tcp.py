@@ -89,7 +89,7 @@ class TcpChannel:
         self.traffic.received += length
         try:
             fields = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
             raise ProtocolError(f"{self.peer} sent something that is no control message")
@@ -329,11 +329,11 @@ def _admit(channel: TcpChannel, roles: set[str], token: bytes, digest: str) -> s
 
 
 def _proof(token: bytes, side: str, role: str, first: str, second: str, digest: str) -> str:
-    return hmac.new(
-        token, "|".join((side, role, first, second, digest)).encode(), "sha256"
-    ).hexdigest()
+    said = "|".join((side, role, first, second, digest)).encode("utf-8", "replace")
+    return hmac.new(token, said, "sha256").hexdigest()
 
 
 def _check(answer: Mapping[str, Any], proof: str, peer: str) -> None:
-    if not hmac.compare_digest(str(answer.get("proof")), proof):
+    found = str(answer.get("proof")).encode("utf-8", "replace")
+    if not hmac.compare_digest(found, proof.encode()):
         raise ProtocolError(f"{peer} has another token or another program")

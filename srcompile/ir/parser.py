@@ -17,6 +17,8 @@ from srcompile.ir.printer import VERSION
 from srcompile.ir.types import FixType, FloatType, Type
 from srcompile.runtime.isa import KINDS, RingType
 
+MAX_DIGITS = 100
+
 
 @cache
 def _lark() -> Lark:
@@ -73,7 +75,7 @@ class _Reader:
     def module(self, tree: Tree[Token]) -> Module:
         header, *items = _trees(tree)
         version, level = _tokens(header)
-        if int(version) != VERSION:
+        if self.integer(version) != VERSION:
             raise self.error(
                 version, f"this is IR version {version}; this srcompile reads {VERSION}"
             )
@@ -97,7 +99,7 @@ class _Reader:
 
     def segment(self, tree: Tree[Token]) -> Segment:
         name = self.string(_tokens(tree)[0])
-        route = [int(_tokens(t)[0]) for t in _named(tree, "when")]
+        route = [self.integer(_tokens(t)[0]) for t in _named(tree, "when")]
         return Segment(
             name, tuple(map(self.node, _named(tree, "stmt"))), route[0] if route else None
         )
@@ -130,10 +132,15 @@ class _Reader:
     def value(self, tree: Tree[Token]) -> Attr:
         tokens = _tokens(tree)
         if tree.data == "list":
-            return tuple(map(int, tokens))
+            return tuple(map(self.integer, tokens))
         if tree.data == "number":
-            return int(tokens[0]) if tokens[0].type == "INT" else float(tokens[0])
+            return self.integer(tokens[0]) if tokens[0].type == "INT" else float(tokens[0])
         return tokens[0] == "true" if tree.data == "bool" else self.string(tokens[0])
+
+    def integer(self, token: Token) -> int:
+        if len(token) > MAX_DIGITS:
+            raise self.error(token, f"an integer has at most {MAX_DIGITS} digits")
+        return int(token)
 
     def string(self, token: Token) -> str:
         try:
@@ -143,8 +150,8 @@ class _Reader:
 
     def type(self, tree: Tree[Token]) -> Type:
         name, *dims = _tokens(tree)
-        shape = tuple(map(int, dims))
-        params = [int(t) for p in _named(tree, "params") for t in _tokens(p)]
+        shape = tuple(map(self.integer, dims))
+        params = [self.integer(t) for p in _named(tree, "params") for t in _tokens(p)]
         ranges = [tuple(float(_tokens(n)[0]) for n in _trees(r)) for r in _named(tree, "range")]
         if any(size < 0 for size in shape):
             raise self.error(tree, "a shape has no negative sizes")
@@ -163,7 +170,7 @@ class _Reader:
         file, line = _tokens(tree)
         module = "".join(self.string(_tokens(t)[0]) for t in _named(tree, "inside"))
         op = "".join(str(_tokens(t)[0]) for t in _named(tree, "origin"))
-        return Loc(self.string(file), int(line), module, op)
+        return Loc(self.string(file), self.integer(line), module, op)
 
 
 def _trees(tree: Tree[Token]) -> list[Tree[Token]]:

@@ -19,6 +19,8 @@ def verify(module: Module, ops: Registry) -> None:
     or extra attributes, operands that do not fit, or a type that is not what the op makes.
     """
     types: dict[str, Type] = {}
+    if len(module.functions) != 1:
+        raise VerifyError(f"a module of the level {module.level} has one function")
     routed = [s for s in module.main.segments if s.route is not None]
     first = module.main.segments[: len(module.main.segments) - len(routed)]
     if len(first) != 1:
