@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench soak sanitize clean
+.PHONY: demo test lint bench fuzz soak sanitize clean
 
 demo: $(READY)
 	$(BIN)/python examples/digits/demo.py
@@ -20,6 +20,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench/kernels.py
+	$(BIN)/python tests/bench/imports.py
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(FUZZ_SECONDS),600) $(FUZZ_TARGETS)
 
 soak: $(READY)
 	$(BIN)/python tests/bench/kills.py
@@ -33,7 +37,12 @@ sanitize: $(READY)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 SRCOMPILE_KERNELS=native \
 	  PYTHONPATH="build/sanitize:$$(echo $(VENV)/lib/python3*/site-packages)" \
-	  $(BIN)/python -S -P -m pytest --import-mode=append tests/kernels
+	  $(BIN)/python -S -P -m pytest --import-mode=append tests/kernels && \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 SRCOMPILE_KERNELS=native \
+	  PYTHONPATH="build/sanitize:$$(pwd):$$(echo $(VENV)/lib/python3*/site-packages)" \
+	  $(BIN)/python -S -P -m tests.fuzz program variant material \
+	  --no-limit --seconds $(or $(SANITIZE_SECONDS),120)
 
 $(READY): pyproject.toml constraints.txt runtime/native/CMakeLists.txt $(wildcard runtime/native/src/*)
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,306 @@
+"""What fuzzing found, each as a test: these inputs raised something else, or took much memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srcompile.cli.common import read_inputs
+from srcompile.errors import TextError
+from srcompile.ir.parser import parse_module
+from srcompile.ops import registry
+from srcompile.ops.verifier import verify_text
+from srcompile.runtime.arrays import ArrayError, read_archive, read_array
+from srcompile.runtime.channels.tcp import HEADER, TcpChannel, admit
+from srcompile.runtime.client import share_weights
+from srcompile.runtime.errors import ConfigError, InputError, ProgramError, ProtocolError
+from srcompile.runtime.isa import RingType
+from srcompile.runtime.kernels import load as load_kernels
+from srcompile.runtime.plain import PlainRunner
+from srcompile.runtime.program import dumps, load, loads
+from srcompile.runtime.services.settings import read_settings
+from srcompile.runtime.services.state import Store, stored_opened
+from srcompile.runtime.shares import read_shares, write_shares
+from tests.fuzz.mutations import bomb, npy
+from tests.support.builds import BUILDS, compiled
+
+MLP = compiled(BUILDS["mlp"]).program
+LONG = "9" * 5000  # Python converts no more than 4300 digits
+
+
+# -- arrays ---------------------------------------------------------------------------------------
+
+HEADS = {
+    "an expression without an end": b"{'descr': '<u4', 'shape': (" + b"(" * 200,
+    "objects": b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+    "large elements": b"{'descr': '<U100000000', 'fortran_order': False, 'shape': (1000000000,), }",
+    "a shape without a limit": b"{'descr': '<u4', 'fortran_order': False, 'shape': (9%s,), }"
+    % (b"9" * 99),
+    "a negative shape": b"{'descr': '<u4', 'fortran_order': False, 'shape': (-1,), }",
+    "a shape of truth values": b"{'descr': '<u4', 'fortran_order': False, 'shape': (True,), }",
+    "fields": b"{'descr': [('a', '<u4')], 'fortran_order': False, 'shape': (1000000000,), }",
+    "more than there is": b"{'descr': '<u4', 'fortran_order': False, 'shape': (1000000000,), }",
+    "no axis but many elements": b"{'descr': '<u8', 'fortran_order': False, 'shape': (0, %s), }"
+    % (b"9" * 18),
+}
+
+
+@pytest.mark.parametrize("what", HEADS)
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_header_that_numpy_would_not_write_is_no_array(what: str, version: int) -> None:
+    data = npy(HEADS[what], b"abcd", version)
+    with pytest.raises(ArrayError):
+        read_array(io.BytesIO(data), len(data))
+
+
+@pytest.mark.parametrize("what", HEADS)
+def test_files_with_such_arrays_are_errors_that_name_the_file(what: str, tmp_path: Path) -> None:
+    # given inputs, weight shares and opened weights with this array in them
+    file = tmp_path / "opened.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("header", "x", *map(str, range(9))):
+            archive.writestr(f"{name}.npy", npy(HEADS[what], b"abcd", 1))
+    # when they are read, then it is the reader's error, or the weights are opened again
+    with pytest.raises(InputError, match=r"opened.npz is no .npz file of plain arrays"):
+        read_inputs(str(file), MLP)
+    with pytest.raises(ProgramError, match=r"opened.npz is no file of weight shares"):
+        read_shares(file, MLP, 0)
+    assert stored_opened(tmp_path, MLP) is None
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u4", "u8", "i8", "f4", "f8", "?", ">f2"])
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3), (3, 0, 2), (2, 3, 4)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_numbers_are_read_as_they_were_written(
+    dtype: str, shape: tuple[int, ...], order: str
+) -> None:
+    array = np.zeros(shape, dtype, "F" if order == "F" else "C")
+    array[...] = np.arange(array.size).reshape(shape)
+    out = io.BytesIO()
+    np.save(out, array)
+    found = read_array(io.BytesIO(out.getvalue()), len(out.getvalue()))
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == array.dtype
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_inputs_may_be_compressed(save: object, tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    sample = BUILDS["mlp"].samples[0]
+    save(file, **sample)  # type: ignore[operator]
+    found = read_inputs(str(file), MLP)
+    np.testing.assert_array_equal(found["x"], sample["x"])
+
+
+def test_a_compressed_member_that_says_too_much_is_refused(tmp_path: Path) -> None:
+    # given an archive whose directory claims 4 GB for 100 bytes
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", bytes(100))
+        archive.infolist()[0].file_size = 1 << 32
+    with pytest.raises(ArrayError, match="larger than the file allows"):
+        read_archive(io.BytesIO(out.getvalue()), compressed=True)
+
+
+def test_members_that_share_their_bytes_are_refused() -> None:
+    # given an archive in which a thousand members are one and the same 100 kB
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("0.npy", bytes(100_000))
+        first = archive.infolist()[0]
+        for number in range(1, 1000):
+            again = zipfile.ZipInfo(f"{number}.npy")
+            again.CRC, again.header_offset = first.CRC, first.header_offset
+            again.file_size = again.compress_size = first.file_size
+            archive.filelist.append(again)
+            archive.NameToInfo[again.filename] = again
+    with pytest.raises(ArrayError, match="larger than the file allows"):
+        read_archive(io.BytesIO(out.getvalue()))
+
+
+# -- programs -------------------------------------------------------------------------------------
+
+
+def test_a_small_file_cannot_be_a_large_program() -> None:
+    content = bomb(50_000_000)
+    assert len(content) < 100_000
+    with pytest.raises(ProgramError, match="it is compressed"):
+        loads(content)
+
+
+def test_a_constant_that_is_no_array_is_named() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(dumps(MLP))) as source, zipfile.ZipFile(out, "w") as archive:
+        for name in source.namelist():
+            data = source.read(name)
+            wrong = npy(HEADS["objects"], b"abcd", 1)
+            archive.writestr(name, wrong if name == "constants/0.npy" else data)
+    with pytest.raises(ProgramError, match=r"constants/0.npy: it is no array of numbers"):
+        loads(out.getvalue())
+
+
+def test_a_slot_that_is_none_is_told_with_its_place() -> None:
+    with zipfile.ZipFile(io.BytesIO(dumps(MLP))) as source:
+        fields = json.loads(source.read("program.json"))
+        members = {name: source.read(name) for name in source.namelist()}
+    for body in fields["functions"]["prepare"]:
+        for instruction in body:
+            if "slot" in instruction[3]:
+                instruction[3]["slot"] = -1
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in {**members, "program.json": json.dumps(fields).encode()}.items():
+            archive.writestr(name, data)
+    with pytest.raises(ProgramError, match=r"^prepare function, segment 0, instruction \d+: "):
+        loads(out.getvalue())
+
+
+# -- settings, state, IR --------------------------------------------------------------------------
+
+TOML = {
+    "an integer without an end": f"sessions = {LONG}",
+    "a text that is one": f'sessions = "{LONG}"',
+    "a port without an end": f'dealer = "host:{LONG}"',
+    "seconds that no float holds": f"timeout = 1{'0' * 400}",
+    "nesting without an end": "sessions = " + "[" * 5000,
+}
+
+
+@pytest.mark.parametrize("what", TOML)
+def test_settings_that_python_cannot_read_are_an_error_that_names_the_file(
+    what: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "cluster.toml"
+    file.write_text(TOML[what])
+    with pytest.raises(ConfigError, match=r"cluster.toml"):
+        read_settings(file, {}, {})
+
+
+def test_a_deployment_whose_name_is_no_text_is_none(tmp_path: Path) -> None:
+    store = Store(tmp_path / "party0", 4)
+    (tmp_path / "party0" / "current" / MLP.digest()).write_bytes(b"\xff" * 32)
+    assert store.current(MLP.digest()) is None
+    assert store.deployed() == {}
+    store.close()
+
+
+@pytest.mark.parametrize("text", [f"ir {LONG} graph", "ir 1 graph\n"])
+def test_ir_with_a_long_number_or_without_a_function_is_shown_its_place(text: str) -> None:
+    header = compiled_text().splitlines()[0]
+    given = header.replace(header.split()[1], LONG) if LONG in text else header + "\n"
+    with pytest.raises(TextError):
+        verify_text(parse_module(given), given, registry())
+
+
+def compiled_text() -> str:
+    from srcompile.ir.printer import print_module
+
+    return print_module(compiled(BUILDS["mlp"]).graph)
+
+
+# -- peers ----------------------------------------------------------------------------------------
+
+STRANGE = {
+    "a proof of other letters": [{"role": "client", "nonce": "x"}, {"proof": "ü" * 64}],
+    "half a letter": [{"role": "client", "nonce": "\ud800"}, {"proof": "\ud800"}],
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_stranger_with_strange_letters_is_turned_away(what: str) -> None:
+    # given a visitor that says this in the handshake
+    ours, theirs = pair()
+    with ours, theirs:
+        for number, said in enumerate(STRANGE[what]):
+            data = json.dumps(said).encode()
+            theirs.sendall(HEADER.pack(number, len(data)) + data)
+        # when it is asked in, then it is refused like any other
+        with pytest.raises(ProtocolError, match="another token or another program"):
+            admit(ours, {"client": "the client"}, b"t" * 32, "00" * 32)
+
+
+def test_a_control_message_that_is_nested_without_an_end_is_refused() -> None:
+    ours, theirs = pair()
+    with ours, theirs:
+        data = b"[" * 50_000
+        theirs.sendall(HEADER.pack(0, len(data)) + data)
+        with pytest.raises(ProtocolError, match="no control message"):
+            TcpChannel(ours, "party 1").receive_json()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.create_connection(listening.getsockname())
+        return listening.accept()[0], theirs
+
+
+def test_shares_and_programs_are_read_as_they_were_written(tmp_path: Path) -> None:
+    shares = share_weights(MLP)[1]
+    write_shares(tmp_path / "p1", MLP, 1, shares)
+    found = read_shares(tmp_path / "p1", MLP, 1)
+    assert all(np.array_equal(found[name], shares[name]) for name in MLP.weights())
+    (tmp_path / "x.srp").write_bytes(dumps(MLP))
+    assert load(tmp_path / "x.srp").digest() == MLP.digest()
+
+
+# -- programs that passed the checks ---------------------------------------------------------------
+
+
+def changed_program(
+    constants: dict[str, RingType] | None = None, inputs: dict[str, tuple[str, ...]] | None = None
+) -> bytes:
+    """Return the MLP with constants of another type, and other operands for ops of `online`."""
+    online = tuple(
+        tuple(replace(i, inputs=(inputs or {}).get(i.op, i.inputs)) for i in body)
+        for body in MLP.functions["online"]
+    )
+    known = {
+        name: replace(const, type=(constants or {}).get(name, const.type))
+        for name, const in MLP.constants.items()
+    }
+    functions = {**MLP.functions, "online": online}
+    return dumps(replace(MLP, constants=known, functions=functions))
+
+
+@pytest.mark.parametrize("kind", ["mask", "masked", "clear", "key"])
+def test_a_constant_that_stands_for_a_mask_is_refused(kind: str) -> None:
+    # its data would be known to both parties, and whatever was opened under it
+    name = MLP.weights()[0]
+    changed = {name: replace(MLP.constants[name].type, kind=kind)}
+    with pytest.raises(ProgramError, match="a constant is public, or a share of a weight"):
+        loads(changed_program(changed))
+
+
+def test_a_weight_is_read_by_the_instructions_that_load_it_alone() -> None:
+    with pytest.raises(ProgramError, match=rf"'output' reads the weight {MLP.weights()[-1]}"):
+        loads(changed_program(inputs={"output": (MLP.weights()[-1],)}))
+
+
+def test_an_instruction_that_loads_a_weight_takes_no_other_value() -> None:
+    share = next(i.out for _, i in MLP.instructions("online") if i.type and i.type.kind == "share")
+    with pytest.raises(ProgramError, match=r"'weight_share' reads no weight but %|is not defined"):
+        loads(changed_program(inputs={"weight_share": (share,)}))
+
+
+def test_a_plain_program_that_chooses_no_route_says_so() -> None:
+    # given a plain pool that adds to the route what makes it none
+    program = compiled(BUILDS["pool"], "plain").program
+    (chosen,) = (i.inputs[0] for _, i in program.instructions("online") if i.op == "plain_route")
+    first = program.functions["online"][0]
+    name = f"{chosen}.far"
+    body = tuple(replace(i, inputs=(name,)) if i.op == "plain_route" else i for i in first)
+    at = next(k for k, i in enumerate(body) if i.op == "plain_route")
+    made = next(i for i in first if i.out == chosen)
+    far = replace(made, op="offset", out=name, inputs=(chosen,), attrs={"by": 77})
+    online = ((*body[:at], far, *body[at:]), *program.functions["online"][1:])
+    changed = replace(program, functions={**program.functions, "online": online})
+    # when it runs, then it says so
+    with pytest.raises(ProgramError, match=r"the program chose route -?\d+, which does not exist"):
+        PlainRunner(loads(dumps(changed)), load_kernels()).infer(BUILDS["pool"].samples[0])
