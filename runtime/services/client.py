@@ -27,6 +27,7 @@ from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Links
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import new_id
+from srcompile.runtime.services.trace import SessionTrace, trace_file
 from srcompile.runtime.usage import peak_memory
 
 REASON_S = 3.0
@@ -51,12 +52,16 @@ class Client:
         self._links = Links("client", settings)
         self._digest = program.digest()
         self._channels: list[LinkChannel] = []
+        self._traces = trace_file(settings.trace, "client")
+        self._trace = SessionTrace(None, "", client=True)
         self._interrupted = False
 
     def __enter__(self) -> Self:
         """Open the session."""
         began = time.perf_counter()
         self.session = new_id()
+        self._trace = SessionTrace(self._traces, self.session, client=True)
+        self._trace.begin("session", program=self._digest)
         limit = silence_limit(self.program, self.settings.timeout)
         with self._closing_on_error():
             for party in PARTIES:
@@ -94,23 +99,27 @@ class Client:
         inputs = one_inference(self.program, inputs)
         if not self._channels:
             raise ProtocolError("this session is closed; open another one")
-        with self._closing_on_error():
+        with self._closing_on_error(), self._trace.span("inference"):
             return self._infer(inputs)
 
     def _infer(self, inputs: Mapping[str, Array]) -> ClusterResult:
         began = time.perf_counter()
-        for channel in self._channels:
-            channel.send_json({"command": "infer"})
-        self._begun([self._answer(channel) for channel in self._channels])
+        with self._trace.span("offline"):
+            for channel in self._channels:
+                channel.send_json({"command": "infer"})
+            self._begun([self._answer(channel) for channel in self._channels])
         ready = time.perf_counter()
-        send_inputs(self.program, inputs, self._channels, self.kernels)
-        reports = [self._answer(channel) for channel in self._channels]
-        outputs = receive_outputs(self.program, self._channels, self.kernels)
+        with self._trace.span("online"):
+            send_inputs(self.program, inputs, self._channels, self.kernels)
+            reports = [self._answer(channel) for channel in self._channels]
+            outputs = receive_outputs(self.program, self._channels, self.kernels)
         done = time.perf_counter()
         try:
-            return _result(outputs, reports, done - ready, ready - began)
-        except (KeyError, TypeError, ValueError):
+            result = _result(outputs, reports, done - ready, ready - began)
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ProtocolError("a party's report is not what it should be") from None
+        self._trace.set(rounds=result.rounds, online_bytes=sum(result.online_bytes))
+        return result
 
     def _answer(self, channel: LinkChannel) -> dict[str, Any]:
         """Return the next control message that is not about progress."""
@@ -121,7 +130,7 @@ class Client:
             try:
                 phase, done, total = fields["progress"]
                 progress = Progress(str(phase), int(done), int(total))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise ProtocolError("a party's report is not what it should be") from None
             if progress.phase in PHASES:
                 self._watch(progress)
@@ -160,6 +169,7 @@ class Client:
         return None
 
     def _close(self, reason: str | None = None) -> None:
+        self._trace.close(None if reason is None else "ProtocolError")
         channels, self._channels = self._channels, []
         for channel in channels:
             if reason is None:

@@ -27,6 +27,7 @@ from srcompile.runtime.services.state import (
     store_seeds,
     stored_seeds,
 )
+from srcompile.runtime.services.trace import SessionTrace
 
 
 class DealerService(Service):
@@ -83,9 +84,10 @@ class DealerService(Service):
             if first.role == visit.role or first.fields.get("deployment") != name:
                 raise ProtocolError("the parties of this session do not fit together")
             visits = {first.role: first, visit.role: visit}
-            with self._session(session):
+            with self._session(session) as trace:
+                trace.set(program=deployment.digest)
                 channels = (visits[PARTIES[0]].channel, visits[PARTIES[1]].channel)
-                self._serve_session(deployment, channels)
+                self._serve_session(deployment, channels, trace)
         except ProtocolError as error:
             first.channel.fail(str(error))
             raise
@@ -110,7 +112,10 @@ class DealerService(Service):
                 return
 
     def _serve_session(
-        self, deployment: _Deployment, channels: tuple[LinkChannel, LinkChannel]
+        self,
+        deployment: _Deployment,
+        channels: tuple[LinkChannel, LinkChannel],
+        trace: SessionTrace,
     ) -> None:
         """Deal a block for each segment that party 0 asks for, until it says stop."""
         for channel, seed in zip(channels, deployment.seeds, strict=True):
@@ -126,8 +131,11 @@ class DealerService(Service):
                     raise ProtocolError(f"party 0 asked for segment {segment}, there is none")
                 for channel in channels:
                     channel.wait_at_most(deployment.limit_s)
-                material = dealer.deal(segment, deployment.numbers.take())
-                self.count(blocks=1, material_bytes=send_block(material, channels))
+                with trace.span("deal", segment=segment):
+                    material = dealer.deal(segment, deployment.numbers.take())
+                    sent = send_block(material, channels)
+                    trace.set(bytes=sent)
+                self.count(blocks=1, material_bytes=sent)
 
 
 class _Deployment:
@@ -136,7 +144,7 @@ class _Deployment:
     def __init__(self, name: str, store: Store, kernels: Kernels, timeout_s: float) -> None:
         folder, program = store.path(name), store.program(name)
         self.seeds = stored_seeds(folder)
-        self.segments = len(program.segments)
+        self.segments, self.digest = len(program.segments), program.digest()
         self.limit_s = silence_limit(program, timeout_s)
         self.numbers = Numbers(folder / "numbers")
         self._program, self._kernels, self._lock = program, kernels, threading.Lock()

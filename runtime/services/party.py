@@ -62,6 +62,7 @@ from srcompile.runtime.services.state import (
 )
 from srcompile.runtime.services.stocked import StockedMaterial
 from srcompile.runtime.services.stockpile import SEED_BYTES, Levels, Stockpile
+from srcompile.runtime.services.trace import InferenceTrace, SessionTrace
 from srcompile.runtime.services.vault import Vault
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import Stock
@@ -233,8 +234,9 @@ class PartyService(Service):
 
     def _infer(self, visit: Visit) -> None:
         session, digest = checked_id(visit.fields.get("session")), visit.fields.get("digest")
-        with self._session(session, visit.name):
+        with self._session(session, visit.name) as trace:
             deployment = self._deployment(checked_digest(digest))
+            trace.set(program=deployment.digest)
             visit.channel.send_json({"welcome": True})
             visit.channel.wait_at_most(deployment.limit_s)
             self.log.info("session opens", session=session[:8], deployment=deployment.name[:8])
@@ -251,7 +253,7 @@ class PartyService(Service):
                         others.append(dealer)
                         seed = bytes(dealer.receive(SEED_BYTES))
                     with deployment.party(peer, visit.channel, seed) as (party, opened):
-                        run = self._run(session, visit, peer, dealer, deployment, party)
+                        run = self._run(session, visit, peer, dealer, deployment, party, trace)
                         run.serve(opened, deployment=deployment.name)
                 except Exception as error:
                     for channel in others:
@@ -267,9 +269,10 @@ class PartyService(Service):
         dealer: LinkChannel | None,
         deployment: _Deployment,
         party: Party,
+        trace: SessionTrace,
     ) -> Session:
         """Return a client's session; party 0 says whether it runs in batches with others."""
-        client, tell = visit.channel, told(self.index, visit.channel)
+        client, traced = visit.channel, InferenceTrace(trace, told(self.index, visit.channel))
         mark, batches = deployment.mark, deployment.batches
         runner: Runner = Alone(party, mark)
         if peer.together:
@@ -285,19 +288,28 @@ class PartyService(Service):
                 online_bytes=run.counters.bytes,
                 material_bytes=offline.bytes,
             )
+            traced.ended(
+                route=route,
+                rounds=run.counters.rounds,
+                online_bytes=run.counters.bytes,
+                material_bytes=offline.bytes,
+            )
+
+        def wait_for_client(command: bool) -> None:
+            client.wait_at_most(self.settings.idle if command else deployment.limit_s)
+            if not command:
+                traced.asked()
 
         return Session(
             party=party,
             client=client,
             peer=peer.channel,
-            material=self._material(party, peer.channel, dealer, deployment, tell),
+            material=self._material(party, peer.channel, dealer, deployment, traced.tell),
             runner=runner,
             mark=mark,
             count=count,
-            wait_for_client=lambda command: client.wait_at_most(
-                self.settings.idle if command else deployment.limit_s
-            ),
-            tell=tell,
+            wait_for_client=wait_for_client,
+            tell=traced.tell,
         )
 
     def _material(

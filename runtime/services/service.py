@@ -21,7 +21,7 @@ from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.errors import ConfigError, ProtocolError, RunError
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.kernels import load as load_kernels
-from srcompile.runtime.program import MAX_JSON_BYTES, Program, loads
+from srcompile.runtime.program import MAX_FILE_BYTES, Program, loads
 from srcompile.runtime.roles import NAMES
 from srcompile.runtime.services.health import Gauge, Health, metrics_text
 from srcompile.runtime.services.histogram import Histogram
@@ -29,6 +29,7 @@ from srcompile.runtime.services.links import Links, Visit, wait_for
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import Store, checked_digest, checked_id
+from srcompile.runtime.services.trace import SessionTrace, trace_file
 
 _VISITS = 64  # visits at once, beside the sessions
 _POLL_S = 0.2
@@ -60,6 +61,7 @@ class Service:
         self._histograms = {"inference_seconds": Histogram("route")}
         self.kernels: Kernels = load_kernels(settings.kernels or None)
         self._links = Links(role, settings)
+        self._traces = trace_file(settings.trace, role)
         self._handlers: Mapping[str, Callable[[Visit], None]] = {"status": self._status}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # a session has ended
@@ -203,8 +205,8 @@ class Service:
             channel.close()
 
     @contextlib.contextmanager
-    def _session(self, session: str, client: str = "") -> Iterator[None]:
-        """Count a session as running, for a client if it is one's.
+    def _session(self, session: str, client: str = "") -> Iterator[SessionTrace]:
+        """Count a session as running, for a client if it is one's; give its trace.
 
         Raises ProtocolError if there are too many, in all or of the client, or this one. One that
         is about to end is waited for a little.
@@ -232,8 +234,10 @@ class Service:
                 )
             self._running[session] = client
         self.count(sessions=1)
+        trace = SessionTrace(self._traces, session)
         try:
-            yield
+            with trace.span("session"):
+                yield trace
         except BaseException:
             self.count(failed_sessions=1)
             raise
@@ -294,7 +298,7 @@ class Service:
         deployment = checked_id(visit.fields.get("deployment"))
         digest = checked_digest(visit.fields.get("digest"))
         size = visit.fields.get("size")
-        if not isinstance(size, int) or not 0 < size <= MAX_JSON_BYTES:
+        if not isinstance(size, int) or not 0 < size <= MAX_FILE_BYTES:
             raise ProtocolError(f"a program of {size} bytes cannot be deployed")
         visit.channel.send_json({"welcome": True})
         program = loads(bytes(visit.channel.receive(size)))

@@ -7,6 +7,7 @@ A setting has the same name everywhere: `party0` in the file, SRCOMPILE_PARTY0 i
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -34,6 +35,9 @@ class Endpoint:
         return f"{host}:{self.port}"
 
 
+_DIGITS = re.compile("[0-9]{1,18}")
+
+
 class _WrongError(Exception):
     """A value that cannot be used: what it should be."""
 
@@ -46,7 +50,7 @@ def _endpoint(value: object) -> Endpoint:
         raise _WrongError(what)
     host, colon, port = value.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+    if not (colon and host and _DIGITS.fullmatch(port) and 0 < int(port) < 1 << 16):
         raise _WrongError(what)
     return Endpoint(host, int(port))
 
@@ -61,8 +65,7 @@ def _path(value: object) -> Path:
 
 def _whole(low: int, high: int) -> Callable[[object], int]:
     def read(value: object) -> int:
-        text = isinstance(value, str) and value.isascii() and value.isdigit()
-        number = int(str(value)) if text else value
+        number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
         if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
             raise _WrongError(f"a whole number from {low} to {high}")
         return number
@@ -74,7 +77,7 @@ def _seconds(low: float, high: float) -> Callable[[object], float]:
     def read(value: object) -> float:
         try:
             number = float(value) if isinstance(value, (str, int, float)) else float("nan")
-        except ValueError:
+        except (ValueError, OverflowError):
             number = float("nan")
         if isinstance(value, bool) or not low <= number <= high:
             raise _WrongError(f"a number of seconds from {low:g} to {high:g}")
@@ -103,6 +106,12 @@ def _one_of(*names: str) -> Callable[[object], str]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise _WrongError("a text")
+    return value
+
+
+def _file(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise _WrongError("the path of a file, or empty")
     return value
 
 
@@ -240,6 +249,10 @@ class Settings:
     log_format: str = field(
         default="text", metadata=_about(_one_of(*LOG_FORMATS), "lines of text, or of JSON")
     )
+    trace: str = field(
+        default="",
+        metadata=_about(_file, "the file to which traces of sessions are appended; none if empty"),
+    )
 
     def endpoint(self, role: str) -> Endpoint:
         """Return where a role listens."""
@@ -283,7 +296,7 @@ def _from_file(file: Path) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # damaged, no UTF-8, or numbers without an end
         raise ConfigError(f"{file} is no TOML file: {error}") from None
     values = {}
     for name, value in content.items():
@@ -294,6 +307,8 @@ def _from_file(file: Path) -> dict[str, Any]:
         values[name] = _read(name, value, f"{file}: the setting '{name}'")
         if isinstance(values[name], Path):
             values[name] = file.parent / values[name]
+        if name == "trace" and values[name]:
+            values[name] = str(file.parent / values[name])
     return values
 
 

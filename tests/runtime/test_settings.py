@@ -19,6 +19,12 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "state": ('"s"', Path("s")),
     "insecure": ("false", False),
     "sessions": ("3", 3),
+    "client_sessions": ("2", 2),
+    "session_memory": ("512", 512),
+    "batch": ("4", 4),
+    "batches": ("2", 2),
+    "batch_wait": ("0.5", 0.5),
+    "queue": ("16", 16),
     "deployments": ("4", 4),
     "memory": ("64", 64),
     "stock_low": ("2", 2),
@@ -31,6 +37,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "health_port": ("9000", 9000),
     "log_level": ('"debug"', "debug"),
     "log_format": ('"json"', "json"),
+    "trace": ('"/t/traces.jsonl"', "/t/traces.jsonl"),
 }
 """For each setting a text as it stands in a file, and its value."""
 
