@@ -1,0 +1,44 @@
+"""The notebook: it runs from top to bottom, and it is stored without outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+read: Any = nbformat.read  # it has no types
+
+FILE = Path(__file__).parents[2] / "examples" / "notebook" / "digits.ipynb"
+
+
+def test_the_notebook_is_stored_without_outputs() -> None:
+    notebook = read(FILE, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
+@pytest.mark.filterwarnings("default")  # those of the kernel's own libraries
+def test_the_notebook_runs_and_the_parties_agree_with_the_model() -> None:
+    # given the notebook
+    notebook = read(FILE, as_version=4)
+    # when all of it is run in its folder
+    NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(FILE.parent)}}
+    ).execute()
+    # then it prints the report, and each digit is what the model says
+    printed = "".join(
+        output.get("text", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
+    assert "round" in printed
+    runs = [line for line in printed.splitlines() if ", float " in line]
+    assert len(runs) == 5
+    for line in runs:
+        secret, known = line.split("secret ")[1].split(", float ")
+        assert known.startswith(secret)
