@@ -29,6 +29,9 @@ from srcompile.runtime.kernels import ring_dtype
 from srcompile.runtime.source import Array, Source, array_of
 
 FORMAT = 2
+TARGETS = ("2pc", "plain")
+MAX_FRAC = 256
+_INTERFACE = frozenset({"input", "output"})
 MAX_JSON_BYTES = 1 << 26
 """The most bytes of `program.json`, some 400,000 instructions; read, it may take 30 times that."""
 MAX_FILE_BYTES = 1 << 30
@@ -221,7 +224,15 @@ class Program:
         self._check_interface()
 
     def _check_interface(self) -> None:
-        """On every route the instructions read and write what `inputs` and `outputs` declare."""
+        """On every route the instructions read and write what `inputs` and `outputs` declare.
+
+        They do it as the target has it.
+        """
+        if self.target not in TARGETS:
+            raise ProgramError(f"the target is '{self.target}'; there are {', '.join(TARGETS)}")
+        said = {i.op for _, i in self.instructions("online") if _message(i.op) in _INTERFACE}
+        if any(op.startswith("plain_") != (self.target == "plain") for op in said):
+            raise ProgramError(f"a program for the target {self.target} has no {sorted(said)}")
         types = self.types("online")
         routes = {s.route for s in self.segments[1:]} or {None}
         for what, tensors in (("input", self.inputs), ("output", self.outputs)):
@@ -514,5 +525,7 @@ def _tensor(value: Any) -> Tensor:
     if kind not in ENCODINGS or (kind == "lookup" or kind in ONE_HOT) != bool(ids):
         raise ValueError(f"{kind!r} is no encoding of an input")
     encoding = Encoding(_text(kind), _text(ids), _int(rows))
+    if abs(_int(frac)) > MAX_FRAC:
+        raise ValueError(f"{frac} fraction bits are too many")
     range_ = float(low), float(high)
-    return Tensor(_text(name), _shape(shape), _int(frac), _int(width), *range_, encoding)
+    return Tensor(_text(name), _shape(shape), frac, _int(width), *range_, encoding)

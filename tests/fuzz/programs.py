@@ -52,7 +52,7 @@ def _changed_member(rng: random.Random, name: str, data: bytes) -> bytes:
         return changed_array(rng, name, data)
     try:
         return json_bytes(rng, json.loads(data))
-    except ValueError:  # changed before
+    except (ValueError, RecursionError):  # changed before
         return changed_bytes(rng, [data])
 
 

@@ -6,8 +6,10 @@ import io
 import json
 import socket
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +137,33 @@ def test_a_small_file_cannot_be_a_large_program() -> None:
         loads(content)
 
 
+def with_fields(change: Callable[[dict[str, Any]], None]) -> bytes:
+    """Return the MLP's file with other fields in its `program.json`."""
+    with zipfile.ZipFile(io.BytesIO(dumps(MLP))) as source:
+        members = {name: source.read(name) for name in source.namelist()}
+    fields = json.loads(members["program.json"])
+    change(fields)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in {**members, "program.json": json.dumps(fields).encode()}.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def test_fraction_bits_that_no_float_holds_are_refused() -> None:
+    with pytest.raises(ProgramError, match="2000 fraction bits are too many"):
+        loads(with_fields(lambda fields: fields["outputs"][0].__setitem__(2, 2000)))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("plain", "a program for the target plain has no"), ("x", "the target is 'x'; there are")],
+)
+def test_a_target_that_the_instructions_do_not_have_is_refused(target: str, said: str) -> None:
+    with pytest.raises(ProgramError, match=said):
+        loads(with_fields(lambda fields: fields.update(target=target)))
+
+
 def test_a_constant_that_is_no_array_is_named() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(dumps(MLP))) as source, zipfile.ZipFile(out, "w") as archive:
@@ -147,19 +176,14 @@ def test_a_constant_that_is_no_array_is_named() -> None:
 
 
 def test_a_slot_that_is_none_is_told_with_its_place() -> None:
-    with zipfile.ZipFile(io.BytesIO(dumps(MLP))) as source:
-        fields = json.loads(source.read("program.json"))
-        members = {name: source.read(name) for name in source.namelist()}
-    for body in fields["functions"]["prepare"]:
-        for instruction in body:
-            if "slot" in instruction[3]:
-                instruction[3]["slot"] = -1
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name, data in {**members, "program.json": json.dumps(fields).encode()}.items():
-            archive.writestr(name, data)
+    def change(fields: dict[str, Any]) -> None:
+        for body in fields["functions"]["prepare"]:
+            for instruction in body:
+                if "slot" in instruction[3]:
+                    instruction[3]["slot"] = -1
+
     with pytest.raises(ProgramError, match=r"^prepare function, segment 0, instruction \d+: "):
-        loads(out.getvalue())
+        loads(with_fields(change))
 
 
 # -- settings, state, IR --------------------------------------------------------------------------
