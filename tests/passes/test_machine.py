@@ -58,7 +58,7 @@ def test_the_time_of_a_layer_is_that_of_the_slower_party() -> None:
     assert compute_s(slow, slow) == pytest.approx(10 * compute_s(quick, quick))
     assert compute_s(slow, quick) == pytest.approx(compute_s(slow, slow))
     assert compute_s(quick, slow) == pytest.approx(compute_s(slow, slow), rel=0.2)
-    cost = estimate_cost(program, NETWORKS["lan"], (quick, slow))
+    cost = estimate_cost(program, NETWORKS["wan"], (quick, slow))
     assert cost.machine_name == "built-in and slower (slower.json)"
     # and a message takes as long as the slower one needs for it
     fixed = cost.seconds(cost.total()) - cost.total().compute_s
