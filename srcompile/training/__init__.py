@@ -1,0 +1,33 @@
+"""Training of pools and routers: students, distillation, the gate, its operating point.
+
+A recipe says what is trained; `stages` trains it, as `srtrain` does.
+"""
+
+from srcompile.training.architecture import Classifier, Student
+from srcompile.training.fit import Settings
+from srcompile.training.recipe import Gate, Recipe, load_recipe
+from srcompile.training.router import Router
+from srcompile.training.stages import (
+    calibrate,
+    evaluate_pool,
+    train_pool,
+    train_router,
+)
+from srcompile.training.store import Trained, load_pool, save_pool
+
+__all__ = [
+    "Classifier",
+    "Gate",
+    "Recipe",
+    "Router",
+    "Settings",
+    "Student",
+    "Trained",
+    "calibrate",
+    "evaluate_pool",
+    "load_pool",
+    "load_recipe",
+    "save_pool",
+    "train_pool",
+    "train_router",
+]

@@ -1,0 +1,102 @@
+"""What `srtrain` is told of a pool: its models, its router, and how they learn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from srcompile.errors import UserError
+from srcompile.training.architecture import MOST_TOKENS, Student
+from srcompile.training.fit import Settings
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The router: the trunk of one of the models, and a hidden layer behind it.
+
+    stem: the model whose trunk it shares; what both compute is computed once, so that this model
+        costs next to nothing behind the router.
+    hidden: width of its hidden layer.
+    temperature: of the Gumbel-softmax; balance, cost: weights of these losses; task has 1, and the
+        regression to whether each model is right, which keeps utilities probabilities, has 1.
+    """
+
+    stem: str
+    hidden: int = 32
+    temperature: float = 0.05
+    balance: float = 0.01
+    cost: float = 0.05
+    settings: Settings = Settings(epochs=4, batch=128, rate=2e-3, bfloat16=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A pool to train.
+
+    models: architectures by name, from the cheapest to the largest, which the others learn from.
+    gate: the router.
+    settings: how each model learns, by name; the largest from labels, the others from it.
+    length: tokens of the compiled program.
+    held_out: whole texts of the training data that nothing learns from; the router's operating
+        point is found on them.
+    least_tokens: shorter texts are not trained with.
+    """
+
+    models: Mapping[str, Student]
+    gate: Gate
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    length: int = 64
+    held_out: int = 1500
+    least_tokens: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.models) < 2:
+            raise UserError(f"a recipe has at least two models, not {len(self.models)}")
+        for name in self.models:
+            if not NAME.fullmatch(name) or name in ("router", "main", "route"):
+                raise UserError(f"'{name}' does not name a model: small letters, digits and '_'")
+        for name in (self.gate.stem, *self.settings):
+            if name not in self.models:
+                raise UserError(f"the recipe speaks of '{name}'; its models are {self._names}")
+        if not 2 <= self.length <= MOST_TOKENS:
+            raise UserError(f"a recipe's length is {self.length}; it is 2 to {MOST_TOKENS} tokens")
+
+    @property
+    def largest(self) -> str:
+        """The name of the last model."""
+        return list(self.models)[-1]
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(self.models)
+
+    def settings_of(self, name: str) -> Settings:
+        """Return how a model learns, with the recipe's seed."""
+        return replace(self.settings.get(name, Settings()), seed=self.seed)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Run the file POOL.py, which defines `recipe`, a Recipe or a function that returns one.
+
+    Raises UserError, naming the file, if it is missing, fails, or defines none.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    scope: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    try:
+        exec(compile(path.read_text(), str(path), "exec"), scope)
+        found = scope.get("recipe")
+        found = found() if callable(found) else found
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:
+        raise UserError(f"{path} fails: {type(error).__name__}: {error}") from None
+    if not isinstance(found, Recipe):
+        raise UserError(f"{path} defines no `recipe`, a srcompile.training.Recipe")
+    return found

@@ -1,0 +1,223 @@
+"""The stages of `srtrain`, each of which leaves files that the next one takes.
+
+    OUT/models/NAME.safetensors   a model that is done; a run that was cut off goes on behind it
+    OUT/runs/NAME/                checkpoints and log.jsonl of a run
+    OUT/targets.npz               what the largest model says of the training texts
+    OUT/pool.json, .safetensors   the pool, its router, and its operating points
+    OUT/costs.json                projected costs by network
+    OUT/evaluation.json, .png, .html   what it achieves
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from srcompile.errors import UserError
+from srcompile.training import minilm
+from srcompile.training.architecture import Classifier
+from srcompile.training.costs import alone, calibration, costs_of
+from srcompile.training.distill import Learner, distillation, from_labels, saved_targets
+from srcompile.training.evaluate import Evaluation, evaluate
+from srcompile.training.fit import fit, predict
+from srcompile.training.operating import Costs, Point, points_of, within_drop, within_share
+from srcompile.training.recipe import Recipe
+from srcompile.training.router import Joint, Router, joint_loss
+from srcompile.training.store import (
+    Trained,
+    load_model,
+    load_pool,
+    rounded_,
+    save_model,
+    save_pool,
+)
+from srcompile.training.texts import Texts, held_out, read_texts
+
+Array = np.ndarray[Any, Any]
+Say = Callable[[str], None]
+
+TRAINED_FOR = "lan"
+"""The network whose costs the gate learns with; its operating point may be for any other."""
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+def texts_of(recipe: Recipe, data: Path) -> tuple[Texts, Texts]:
+    """Return the texts to train with, and the held-out ones."""
+    known, unseen = held_out(read_texts(data, recipe.length), recipe.held_out, recipe.seed)
+    return known.of_length(recipe.least_tokens), unseen
+
+
+def train_pool(
+    recipe: Recipe, data: Path, out: Path, say: Say = silent, quiet: bool = False
+) -> dict[str, Classifier]:
+    """Train the largest model on the labels, and the others on what it says; return them."""
+    known, unseen = texts_of(recipe, data)
+    classes = known.classes
+    (out / "models").mkdir(parents=True, exist_ok=True)
+    say(f"{len(known)} texts to train with, {len(unseen)} held out")
+    models = {}
+    for name in (recipe.largest, *(n for n in recipe.models if n != recipe.largest)):
+        torch.manual_seed(recipe.seed)
+        model = minilm.started(recipe.models[name], classes)
+        path = out / "models" / f"{name}.safetensors"
+        if path.exists():
+            load_model(model, path)
+        else:
+            _train(recipe, name, model, models.get(recipe.largest), known, out, quiet)
+            rounded_(model)
+            save_model(model, path)
+        models[name] = model.eval()
+        say(f"{name}: {100 * _right(model, unseen).mean():.1f} % right of the held-out texts")
+    return {name: models[name] for name in recipe.models}
+
+
+def _train(
+    recipe: Recipe,
+    name: str,
+    model: Classifier,
+    largest: Classifier | None,
+    known: Texts,
+    out: Path,
+    quiet: bool,
+) -> None:
+    settings, folder = recipe.settings_of(name), out / "runs" / name
+    if largest is None:
+        fit(model, known, from_labels, settings, folder, quiet)
+        return
+    targets = saved_targets(out / "targets.npz", largest, known)
+    learner = Learner(model, largest.student.width)
+    fit(learner, known, distillation(targets), settings, folder, quiet)
+
+
+def train_router(
+    recipe: Recipe, data: Path, out: Path, say: Say = silent, quiet: bool = False
+) -> Trained:
+    """Train the router with the model whose trunk it shares; write the pool."""
+    models = train_pool(recipe, data, out, silent, quiet)
+    known, unseen = texts_of(recipe, data)
+    names, stem = list(models), recipe.gate.stem
+    samples = calibration(unseen, recipe.length)
+    singles = np.array(alone(models.values(), samples, TRAINED_FOR))
+    shares = singles / singles.max()
+    shares[names.index(stem)] = 0.0  # the router has computed it
+    said = np.stack([_softmax(predict(models[name], known)) for name in names], 1)
+    torch.manual_seed(recipe.seed)
+    joint = Joint(models[stem], recipe.gate, len(names))
+    settings = replace(recipe.gate.settings, seed=recipe.seed)
+    loss = joint_loss(recipe.gate, said, names.index(stem), shares.tolist(), recipe.seed)
+    fit(joint, known, loss, settings, out / "runs" / "router", quiet)
+    rounded_(joint)
+    trained = Trained(models, joint.router.eval(), stem, {"length": recipe.length, "points": {}})
+    _centre(trained, unseen)
+    save_pool(trained, out)
+    (out / "costs.json").unlink(missing_ok=True)
+    say(f"router: written to {out / 'pool.json'}")
+    return trained
+
+
+def _centre(trained: Trained, unseen: Texts) -> None:
+    """Move the utilities of each model so that their mean is its accuracy on held-out texts."""
+    off = rights_of(trained, unseen).mean(0) - utilities_of(trained.router, unseen).mean(0)
+    with torch.no_grad():
+        trained.router.out.bias += torch.from_numpy(off.astype(np.float32))
+
+
+def calibrate(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    network: str,
+    max_accuracy_drop: float | None = None,
+    cost_share: float | None = None,
+) -> Point:
+    """Find the operating point for a network, write it into the pool and return it.
+
+    max_accuracy_drop: points of 100 that may be lost against the largest model. cost_share: of the
+    largest model's cost, which may be spent. Raises UserError if there is no such point.
+    """
+    trained, (_, unseen) = load_pool(out), texts_of(recipe, data)
+    right = rights_of(trained, unseen)
+    costs = costs_for(trained, calibration(unseen, recipe.length), network, out)
+    points = points_of(utilities_of(trained.router, unseen), right, costs)
+    if cost_share is not None:
+        point = within_share(points, cost_share)
+    else:
+        drop = 0.5 if max_accuracy_drop is None else max_accuracy_drop
+        point = within_drop(points, float(right[:, -1].mean()), drop)
+    about = {**trained.about, "points": {**trained.about["points"], network: asdict(point)}}
+    save_pool(replace(trained, about=about), out)
+    return point
+
+
+def evaluate_pool(
+    recipe: Recipe, data: Path, dev: Path, out: Path, networks: Sequence[str]
+) -> tuple[Evaluation, ...]:
+    """Evaluate the pool at its operating points and write evaluation.json.
+
+    Raises UserError for a network without an operating point.
+    """
+    trained = load_pool(out)
+    texts = read_texts(dev, recipe.length)
+    right, utilities = rights_of(trained, texts), utilities_of(trained.router, texts)
+    _, unseen = texts_of(recipe, data)
+    found = []
+    for network in networks:
+        costs = costs_for(trained, calibration(unseen, recipe.length), network, out)
+        weight = weight_of(trained, network)
+        found.append(evaluate(tuple(trained.models), right, utilities, costs, weight))
+    (out / "evaluation.json").write_text(json.dumps([asdict(e) for e in found], indent=1) + "\n")
+    return tuple(found)
+
+
+def weight_of(trained: Trained, network: str) -> float:
+    """Return the cost weight of the operating point for a network.
+
+    Raises UserError if there is none.
+    """
+    points: Mapping[str, Any] = trained.about["points"]
+    if network not in points:
+        have = ", ".join(points) or "none"
+        raise UserError(
+            f"the pool has no operating point for '{network}' (it has: {have}); run "
+            f"srtrain calibrate --network {network}"
+        )
+    return float(points[network]["weight"])
+
+
+def costs_for(trained: Trained, samples: Sequence[Any], network: str, out: Path) -> Costs:
+    """Return the costs on a network; what was compiled once is in costs.json."""
+    path = out / "costs.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if network not in known:
+        known[network] = asdict(costs_of(trained, samples, network))
+        path.write_text(json.dumps(known, indent=1) + "\n")
+    data = known[network]
+    return Costs(network, data["router"], tuple(data["models"]), tuple(data["alone"]))
+
+
+def rights_of(trained: Trained, texts: Texts) -> Array:
+    """Return whether each model is right about each text, (N, M)."""
+    return np.stack([_right(model, texts) for model in trained.models.values()], 1)
+
+
+def utilities_of(router: Router, texts: Texts) -> Array:
+    """Return the utilities of each text, (N, M)."""
+    return predict(router, texts)
+
+
+def _right(model: Classifier, texts: Texts) -> Array:
+    return predict(model, texts).argmax(1) == np.array(texts.labels)
+
+
+def _softmax(logits: Array) -> Array:
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(e / e.sum(1, keepdims=True))
