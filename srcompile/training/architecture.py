@@ -14,6 +14,7 @@ Notation: B texts, n tokens, d width of the table, k width of a student.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -128,7 +129,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         asking = x[:, :1] if self.first_only else x
-        q, k, v = self._split(self.query(asking)), self._split(self.key(x)), self._split(self.value(x))
+        q, k, v = (
+            self._split(self.query(asking)),
+            self._split(self.key(x)),
+            self._split(self.value(x)),
+        )
         mixed = self._attend(q, k, v, mask)
         mixed = mixed.transpose(1, 2).reshape(asking.shape[0], asking.shape[1], -1)
         h = self.norm(asking + self.output(mixed))
@@ -179,8 +184,7 @@ class Trunk(nn.Module):
         if student.kind == "convolution":
             widths = [table_width] + [k] * student.layers
             self.layers = nn.ModuleList(
-                Convolution(a, b, student.window)
-                for a, b in zip(widths, widths[1:], strict=False)
+                Convolution(a, b, student.window) for a, b in itertools.pairwise(widths)
             )
             return
         self.positions = nn.Parameter(torch.zeros(MOST_TOKENS, table_width))

@@ -1,8 +1,8 @@
 """Distillation: what the largest model says of the training texts, once, and losses to match it.
 
 A student learns from the largest model's logits, from the labels, and from its hidden states: the
-mean over a text's tokens behind each layer. Layer i of l is matched to layer (i + 1) * L / l of L; a
-linear layer, which is thrown away, leads from its width to the largest model's.
+mean over a text's tokens behind each layer. Layer i of l is matched to layer (i + 1) * L / l of L;
+a linear layer, which is thrown away, leads from its width to the largest model's.
 """
 
 from __future__ import annotations

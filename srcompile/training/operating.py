@@ -1,7 +1,7 @@
 """The operating point: how much a unit of cost weighs against accuracy, found on held-out texts.
 
-Notation: u utilities (N, M), y whether each model is right (N, M), c costs (M,), all in units of the
-dearest model's cost, which is 1; r the router's own. A text goes to argmax_m u_m - weight * c_m.
+Notation: u utilities (N, M), y whether each model is right (N, M), c costs (M,), the dearest model
+costing 1. A text goes to argmax_m u_m - weight * c_m.
 Nothing is trained: another network, target or wish is another weight.
 """
 
@@ -27,17 +27,19 @@ class Costs:
 
     router: seconds of the router, which always runs. models: seconds of each model behind it.
     alone: seconds of each model without a router, as a program of its own.
+    rule: the shares that the routing rule has, if it was compiled with others than these.
     """
 
     network: str
     router: float
     models: tuple[float, ...]
     alone: tuple[float, ...]
+    rule: tuple[float, ...] = ()
 
     @property
     def shares(self) -> Array:
         """c: what the routing rule has, (M,), the dearest model costing 1."""
-        return np.array(self.models) / max(self.models)
+        return np.array(self.rule or self.models) / max(self.rule or self.models)
 
     def expected(self, routes: Array) -> float:
         """Return mean seconds of inferences that took these routes, router included."""
@@ -72,7 +74,9 @@ def points_of(utilities: Array, right: Array, costs: Costs) -> list[Point]:
         for o in range(m):
             if shares[m] > shares[o]:
                 gains = (utilities[:, m] - utilities[:, o]) / (shares[m] - shares[o])
-                found |= {float(g) for g in np.quantile(gains, np.linspace(0, 1, MOST_WEIGHTS)) if g > 0}
+                found |= {
+                    float(g) for g in np.quantile(gains, np.linspace(0, 1, MOST_WEIGHTS)) if g > 0
+                }
     weights = sorted({round(w, 6) for w in found})
     return [point_of(utilities, right, costs, weight) for weight in (*weights, weights[-1] + 1e-3)]
 

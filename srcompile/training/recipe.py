@@ -15,6 +15,9 @@ from srcompile.training.fit import Settings
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
+GATE_SETTINGS = Settings(epochs=4, batch=128, rate=1e-3, bfloat16=False)
+
+
 @dataclass(frozen=True)
 class Gate:
     """The router: the trunk of one of the models, and a hidden layer behind it.
@@ -31,7 +34,7 @@ class Gate:
     temperature: float = 0.05
     balance: float = 0.01
     cost: float = 0.05
-    settings: Settings = Settings(epochs=4, batch=128, rate=2e-3, bfloat16=False)
+    settings: Settings = GATE_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Recipe:
     held_out: whole texts of the training data that nothing learns from; the router's operating
         point is found on them.
     least_tokens: shorter texts are not trained with.
+    most_texts: how many to train with at most, the first ones; 0 for all.
     """
 
     models: Mapping[str, Student]
@@ -54,6 +58,7 @@ class Recipe:
     held_out: int = 1500
     least_tokens: int = 0
     seed: int = 0
+    most_texts: int = 0
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
@@ -79,6 +84,24 @@ class Recipe:
     def settings_of(self, name: str) -> Settings:
         """Return how a model learns, with the recipe's seed."""
         return replace(self.settings.get(name, Settings()), seed=self.seed)
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """Return a recipe that takes minutes: few texts, short ones, each seen a few times."""
+    gate = replace(recipe.gate, settings=replace(recipe.gate.settings, epochs=2, batch=32))
+    settings = {n: replace(recipe.settings_of(n), epochs=2, batch=32) for n in recipe.models}
+    return replace(
+        recipe,
+        gate=gate,
+        settings=settings,
+        length=min(recipe.length, QUICK_TOKENS),
+        held_out=min(recipe.held_out, QUICK_HELD_OUT),
+        most_texts=QUICK_TEXTS,
+    )
+
+
+QUICK_TEXTS, QUICK_HELD_OUT, QUICK_TOKENS = 256, 64, 24
+"""What `--quick` trains with."""
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -1,8 +1,8 @@
 """The router: one utility for each model, and how it learns them.
 
 u_m(x) is the probability that model m is right about x. The router sees the trunk of the cheapest
-model, so under MPC that is computed once for both. It learns from five losses on a batch, p_m(y | x)
-being what model m says:
+model, so under MPC that is computed once for both. It learns from five losses on a batch, where
+p_m(y | x) is what model m says:
 
     regression  mean_m (u_m - q_m)^2,   q_m = p_m(y) for the label y, and for what the largest says
     task        -log sum_m g_m p_m(y),  g = Gumbel-softmax((u - c) / temperature)   [JGP17]
@@ -11,9 +11,9 @@ being what model m says:
     own         the cheapest model's cross entropy, with labels and largest model, so that it stays
                 a classifier of its own
 
-Task, regression and own train the trunk and the head of the cheapest model as well; balance and cost see
-the trunk's result as given and train the router only. What the other models say is looked up: it
-was computed once.
+Task, regression and own train the trunk and the head of the cheapest model as well; balance and
+cost see the trunk's result as given and train the router only. What the other models say is looked
+up: it was computed once.
 """
 
 from __future__ import annotations

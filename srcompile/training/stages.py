@@ -1,11 +1,11 @@
 """The stages of `srtrain`, each of which leaves files that the next one takes.
 
-    OUT/models/NAME.safetensors   a model that is done; a run that was cut off goes on behind it
-    OUT/runs/NAME/                checkpoints and log.jsonl of a run
-    OUT/targets.npz               what the largest model says of the training texts
-    OUT/pool.json, .safetensors   the pool, its router, and its operating points
-    OUT/costs.json                projected costs by network
-    OUT/evaluation.json, .png, .html   what it achieves
+OUT/models/NAME.safetensors   a model that is done; a run that was cut off goes on behind it
+OUT/runs/NAME/                checkpoints and log.jsonl of a run
+OUT/targets.npz               what the largest model says of the training texts
+OUT/pool.json, .safetensors   the pool, its router, and its operating points
+OUT/costs.json                projected costs by network
+OUT/evaluation.json, .png, .html   what it achieves
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def silent(text: str) -> None:
 def texts_of(recipe: Recipe, data: Path) -> tuple[Texts, Texts]:
     """Return the texts to train with, and the held-out ones."""
     known, unseen = held_out(read_texts(data, recipe.length), recipe.held_out, recipe.seed)
-    return known.of_length(recipe.least_tokens), unseen
+    known = known.of_length(recipe.least_tokens)
+    return known.chosen(range(min(recipe.most_texts or len(known), len(known)))), unseen
 
 
 def train_pool(

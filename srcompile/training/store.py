@@ -160,7 +160,9 @@ def _fill(
     wrong = {n for n in mine.keys() & weights.keys() if mine[n].shape != weights[n].shape}
     wrong |= mine.keys() ^ weights.keys()
     if wrong:
-        raise UserError(f"{path} does not fit its model: '{sorted(wrong)[0]}' differs or is missing")
+        raise UserError(
+            f"{path} does not fit its model: '{sorted(wrong)[0]}' differs or is missing"
+        )
     with torch.no_grad():
         for name, parameter in mine.items():
             parameter.copy_(weights[name])

