@@ -44,7 +44,7 @@ _QUIET = click.option("--quiet", is_flag=True, help="No progress bars.")
 _NETWORKS = click.option("--network", "networks", multiple=True, default=("lan", "wan"),
                          show_default=True, metavar="lan|wan|mobile|RATE:RTT")  # fmt: skip
 _DROP = click.option("--max-accuracy-drop", type=click.FloatRange(0, 100), metavar="POINTS",
-                     help="Points lost against the largest model, at most; default 0.5.")  # fmt: skip
+                     help="Points lost to the largest model, at most; default 0.5.")  # fmt: skip
 _SHARE = click.option("--cost-share", type=click.FloatRange(0, min_open=True), metavar="SHARE",
                       help="Instead: the most of the largest model's cost to spend.")  # fmt: skip
 
@@ -147,6 +147,58 @@ def evaluate(
     _evaluate(_recipe(recipe_file, quick), data, dev, out, networks)
 
 
+@main.command("search")
+@_RECIPE
+@_DATA
+@_OUT
+@click.option("--vary", required=True, metavar="NAME", help="The model whose architecture varies.")
+@click.option("--network", default="lan", show_default=True, metavar="lan|wan|mobile|RATE:RTT")
+@click.option("--most-share", default=0.5, show_default=True, type=click.FloatRange(0, 10),
+              help="Of the largest model's cost; what costs more is dropped.")  # fmt: skip
+@click.option("--texts", default=4000, show_default=True, type=click.IntRange(1),
+              help="How many each candidate learns from.")  # fmt: skip
+@click.option("--weight", default=0.1, show_default=True, type=click.FloatRange(0),
+              help="Accuracy that the largest model's cost is worth.")  # fmt: skip
+@_QUICK
+@_QUIET
+@reports_errors
+def search(
+    recipe_file: Path,
+    data: Path,
+    out: Path,
+    vary: str,
+    network: str,
+    most_share: float,
+    texts: int,
+    weight: float,
+    quick: bool,
+    quiet: bool,
+) -> None:
+    """Vary an architecture along the recipe's axes and print accuracy against cost."""
+    recipe, stages = _recipe(recipe_file, quick), _stages()
+    found = stages.search_students(recipe, data, out, vary, network, most_share, texts, quiet)
+    if not found:
+        raise UserError(f"every candidate costs more than {most_share} of the largest model")
+    from srcompile.training.search import preferred
+
+    best = preferred(found, weight)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("", *recipe.axes, "time", "of largest", "accuracy", "its program"):
+        table.add_column(column, justify="right")
+    for one in found:
+        values = {**one.candidate.student.data(), "precision_bits": one.candidate.precision_bits}
+        table.add_row(
+            "*" if one is best else "front" if one.front else "",
+            *(str(values[axis]) for axis in recipe.axes),
+            time_text(one.seconds),
+            f"{100 * one.share:.1f} %",
+            f"{100 * one.accuracy:.1f}",
+            f"{100 * one.program:.1f}",
+        )
+    Console().print(table)
+    click.echo(f"* has the largest accuracy - {weight:g} * cost")
+
+
 def _calibrate(
     recipe: Recipe,
     data: Path,
@@ -161,7 +213,8 @@ def _calibrate(
         point = _stages().calibrate(recipe, data, out, network, drop, share)
         click.echo(
             f"{network}: cost weight {point.weight:.4g}; "
-            f"{100 * point.accuracy:.1f} % of held-out texts right at {100 * point.share:.1f} % of the largest model's cost"
+            f"{100 * point.accuracy:.1f} % of held-out texts right "
+            f"at {100 * point.share:.1f} % of the largest model's cost"
         )
 
 

@@ -197,10 +197,12 @@ class Trunk(nn.Module):
 
     def forward(self, rows: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         if self.student.kind == "convolution":
-            x = rows.transpose(1, 2).unsqueeze(2)  # (B, d, 1, n)
+            # tokens of nothing behind the text: its end sees the same however far it is filled up
+            reach = self.student.layers * (self.student.window // 2)
+            x = F.pad(rows.transpose(1, 2).unsqueeze(2), (0, reach))  # (B, d, 1, n + reach)
             for layer in self.layers:
                 x = layer(x)
-            x = x.squeeze(2).transpose(1, 2)
+            x = x.squeeze(2).transpose(1, 2)[:, : rows.shape[1]]
             return self._pooled(x, mask), (x,)
         x = rows + self.positions[: rows.shape[1]]
         if self.narrow is not None:

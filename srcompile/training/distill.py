@@ -7,7 +7,7 @@ a linear layer, which is thrown away, leads from its width to the largest model'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from srcompile.training.architecture import Classifier
+from srcompile.training.fit import Loss
 from srcompile.training.texts import Texts, collate
 
 SOFTNESS = 2.0
@@ -88,29 +89,40 @@ class Learner(nn.Module):
         return {"logits": inner.head(pooled), "hidden": torch.stack(led, 1)}
 
 
-def distillation(targets: Targets) -> Any:
-    """Return the loss of a Learner on a batch."""
-    logits, hidden = torch.from_numpy(targets.logits), torch.from_numpy(targets.hidden)
+def matching(targets: Targets) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+    """Return the loss of logits on a batch: against the largest model's, and the labels."""
+    wanted = F.softmax(torch.from_numpy(targets.logits) / SOFTNESS, -1)
 
-    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        found = model(batch["input_ids"], batch["attention_mask"])
-        said, states = found["logits"].float(), found["hidden"].float()
-        wanted = F.softmax(logits[batch["index"]] / SOFTNESS, -1)
-        soft = F.cross_entropy(said / SOFTNESS, wanted) * SOFTNESS**2
-        hard = F.cross_entropy(said, batch["labels"])
-        layers, count = hidden.shape[1], states.shape[1]
-        matched = [(i + 1) * layers // count - 1 for i in range(count)]
-        gap = F.mse_loss(states, hidden[batch["index"]][:, matched].float())
-        return soft + LABELS * hard + HIDDEN * gap
+    def loss(said: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        soft = F.cross_entropy(said / SOFTNESS, wanted[batch["index"]]) * SOFTNESS**2
+        return soft + LABELS * F.cross_entropy(said, batch["labels"])
 
     return loss
 
 
+def distillation(targets: Targets) -> Loss:
+    """Return the loss of a Learner on a batch."""
+    of_logits, hidden = matching(targets), torch.from_numpy(targets.hidden)
+
+    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        found = model(batch["input_ids"], batch["attention_mask"])
+        said, states = found["logits"].float(), found["hidden"].float()
+        layers, count = hidden.shape[1], states.shape[1]
+        matched = [(i + 1) * layers // count - 1 for i in range(count)]
+        gap = F.mse_loss(states, hidden[batch["index"]][:, matched].float())
+        return of_logits(said, batch) + HIDDEN * gap
+
+    return loss
+
+
+def of_labels(said: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss of logits on a batch: cross entropy with the labels."""
+    return F.cross_entropy(said.float(), batch["labels"])
+
+
 def from_labels(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the loss of the largest model: cross entropy with the labels."""
-    return F.cross_entropy(
-        model(batch["input_ids"], batch["attention_mask"])["logits"].float(), batch["labels"]
-    )
+    """Return the loss of a model that learns from labels, the largest one."""
+    return of_labels(model(batch["input_ids"], batch["attention_mask"])["logits"], batch)
 
 
 def _mean(x: Tensor, mask: Tensor) -> Tensor:

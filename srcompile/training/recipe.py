@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from srcompile.errors import UserError
 from srcompile.training.architecture import MOST_TOKENS, Student
+from srcompile.training.aware import Aware
 from srcompile.training.fit import Settings
+from srcompile.training.router import Gate
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-GATE_SETTINGS = Settings(epochs=4, batch=128, rate=1e-3, bfloat16=False)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The router: the trunk of one of the models, and a hidden layer behind it.
-
-    stem: the model whose trunk it shares; what both compute is computed once, so that this model
-        costs next to nothing behind the router.
-    hidden: width of its hidden layer.
-    temperature: of the Gumbel-softmax; balance, cost: weights of these losses; task has 1, and the
-        regression to whether each model is right, which keeps utilities probabilities, has 1.
-    """
-
-    stem: str
-    hidden: int = 32
-    temperature: float = 0.05
-    balance: float = 0.01
-    cost: float = 0.05
-    settings: Settings = GATE_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -49,6 +29,8 @@ class Recipe:
         point is found on them.
     least_tokens: shorter texts are not trained with.
     most_texts: how many to train with at most, the first ones; 0 for all.
+    aware: of models by name, how they learn with their program behind the rest.
+    axes: what `srtrain search` varies, by field of Student, or precision_bits.
     """
 
     models: Mapping[str, Student]
@@ -59,6 +41,8 @@ class Recipe:
     least_tokens: int = 0
     seed: int = 0
     most_texts: int = 0
+    aware: Mapping[str, Aware] = field(default_factory=dict)
+    axes: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.models) < 2:
@@ -66,7 +50,7 @@ class Recipe:
         for name in self.models:
             if not NAME.fullmatch(name) or name in ("router", "main", "route"):
                 raise UserError(f"'{name}' does not name a model: small letters, digits and '_'")
-        for name in (self.gate.stem, *self.settings):
+        for name in (self.gate.stem, *self.settings, *self.aware):
             if name not in self.models:
                 raise UserError(f"the recipe speaks of '{name}'; its models are {self._names}")
         if not 2 <= self.length <= MOST_TOKENS:
@@ -97,10 +81,11 @@ def shortened(recipe: Recipe) -> Recipe:
         length=min(recipe.length, QUICK_TOKENS),
         held_out=min(recipe.held_out, QUICK_HELD_OUT),
         most_texts=QUICK_TEXTS,
+        aware={n: replace(a, rounds=1, texts=QUICK_AWARE) for n, a in recipe.aware.items()},
     )
 
 
-QUICK_TEXTS, QUICK_HELD_OUT, QUICK_TOKENS = 256, 64, 24
+QUICK_TEXTS, QUICK_HELD_OUT, QUICK_TOKENS, QUICK_AWARE = 256, 64, 24, 16
 """What `--quick` trains with."""
 
 

@@ -19,6 +19,7 @@ up: it was computed once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from srcompile.training.architecture import Classifier, Table, Trunk
-from srcompile.training.recipe import Gate
+from srcompile.training.fit import Settings
 
 Array = np.ndarray[Any, Any]
+
+
+GATE_SETTINGS = Settings(epochs=4, batch=128, rate=1e-3, bfloat16=False)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The router: the trunk of one of the models, and a hidden layer behind it.
+
+    stem: the model whose trunk it shares; what both compute is computed once, so that this model
+        costs next to nothing behind the router.
+    hidden: width of its hidden layer.
+    temperature: of the Gumbel-softmax; balance, cost: weights of these losses; task has 1, and the
+        regression to whether each model is right, which keeps utilities probabilities, has 1.
+    """
+
+    stem: str
+    hidden: int = 32
+    temperature: float = 0.05
+    balance: float = 0.01
+    cost: float = 0.05
+    settings: Settings = GATE_SETTINGS
 
 
 class Router(nn.Module):

@@ -22,13 +22,23 @@ import torch
 from srcompile.errors import UserError
 from srcompile.training import minilm
 from srcompile.training.architecture import Classifier
+from srcompile.training.aware import train_aware
 from srcompile.training.costs import alone, calibration, costs_of
-from srcompile.training.distill import Learner, distillation, from_labels, saved_targets
+from srcompile.training.distill import (
+    Learner,
+    distillation,
+    from_labels,
+    matching,
+    of_labels,
+    saved_targets,
+    targets_of,
+)
 from srcompile.training.evaluate import Evaluation, evaluate
 from srcompile.training.fit import fit, predict
 from srcompile.training.operating import Costs, Point, points_of, within_drop, within_share
 from srcompile.training.recipe import Recipe
 from srcompile.training.router import Joint, Router, joint_loss
+from srcompile.training.search import Found, grid, search
 from srcompile.training.store import (
     Trained,
     load_model,
@@ -75,6 +85,8 @@ def train_pool(
         else:
             _train(recipe, name, model, models.get(recipe.largest), known, out, quiet)
             rounded_(model)
+            if name in recipe.aware:
+                _train_with_program(recipe, name, model, models, known, unseen, out, quiet)
             save_model(model, path)
         models[name] = model.eval()
         say(f"{name}: {100 * _right(model, unseen).mean():.1f} % right of the held-out texts")
@@ -97,6 +109,26 @@ def _train(
     targets = saved_targets(out / "targets.npz", largest, known)
     learner = Learner(model, largest.student.width)
     fit(learner, known, distillation(targets), settings, folder, quiet)
+
+
+def _train_with_program(
+    recipe: Recipe,
+    name: str,
+    model: Classifier,
+    models: Mapping[str, Classifier],
+    known: Texts,
+    unseen: Texts,
+    out: Path,
+    quiet: bool,
+) -> None:
+    aware = recipe.aware[name]
+    if name == recipe.largest:
+        loss = of_labels
+    else:
+        loss = matching(saved_targets(out / "targets.npz", models[recipe.largest], known))
+    samples = calibration(unseen, recipe.length)
+    folder = out / "runs" / f"{name}-aware"
+    train_aware(model, known, loss, samples, recipe.length, aware, folder, quiet)
 
 
 def train_router(
@@ -157,6 +189,46 @@ def calibrate(
     about = {**trained.about, "points": {**trained.about["points"], network: asdict(point)}}
     save_pool(replace(trained, about=about), out)
     return point
+
+
+def search_students(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    name: str,
+    network: str,
+    most_share: float,
+    most_texts: int,
+    quiet: bool = False,
+) -> list[Found]:
+    """Vary the architecture of a model along the recipe's axes; write search.json.
+
+    Needs the largest model of `train_pool`. Raises UserError for a recipe without axes.
+    """
+    if not recipe.axes:
+        raise UserError("the recipe has no axes to search along: axes={'layers': [1, 2], ..}")
+    if name not in recipe.models:
+        raise UserError(f"the recipe has no model '{name}': choose {', '.join(recipe.models)}")
+    known, unseen = texts_of(recipe, data)
+    largest = minilm.started(recipe.models[recipe.largest], known.classes)
+    load_model(largest, out / "models" / f"{recipe.largest}.safetensors")
+    some = known.chosen(range(min(most_texts, len(known))))
+    found = search(
+        grid(recipe.models[name], recipe.axes),
+        some,
+        targets_of(largest, some),
+        unseen,
+        calibration(unseen, recipe.length),
+        largest,
+        network,
+        most_share,
+        recipe.settings_of(name),
+        out / "search" / str(most_texts),
+        recipe.length,
+        quiet=quiet,
+    )
+    (out / "search.json").write_text(json.dumps([asdict(f) for f in found], indent=1) + "\n")
+    return found
 
 
 def evaluate_pool(
