@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint bench fuzz soak sanitize clean
 
 demo: $(READY)
-	$(BIN)/python examples/digits/demo.py
+	$(BIN)/python examples/sentiment/classify.py --demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

@@ -29,7 +29,7 @@ from srcompile.training.texts import Texts, collate, of_texts
 from tests.training import made
 
 LENGTH = 16
-COARSE = Formats(precision_bits=2, table_bits=2)
+COARSE = Formats(table_bits=1)
 STUDENTS = {
     "convolution": Student(kind="convolution", layers=1, width=16),
     "attention": Student(layers=1, width=24, heads=2, ffn=32, pooling="first"),
@@ -67,8 +67,9 @@ def test_what_a_secure_run_says_is_what_training_sees(student: Student) -> None:
     np.testing.assert_allclose(said.detach().numpy(), seen, atol=1e-5)
     from_float = np.abs(predict(model, data) - seen).mean()
     from_secure = np.abs(np.concatenate(secure).reshape(seen.shape) - seen).mean()
-    assert from_float > 0.005  # such coarse formats do change what it says
-    assert from_secure < 0.7 * from_float  # what is left is how a secure shift rounds
+    assert from_secure < 0.02  # what is left is how a secure shift rounds
+    if student.kind == "attention":  # such coarse tables do change what it says
+        assert from_float > 3 * from_secure
 
 
 def test_the_gradient_is_the_models_at_what_the_program_says() -> None:
@@ -97,6 +98,6 @@ def test_training_with_its_program_makes_the_program_better(tmp_path: Path) -> N
         return float(F.cross_entropy(torch.from_numpy(said), labels))
 
     before = loss_of_program()
-    aware = Aware(2, 64, Settings(epochs=4, batch=16, rate=2e-3, bfloat16=False), COARSE)
+    aware = Aware(2, 64, Settings(epochs=6, batch=16, rate=1e-2, bfloat16=False), COARSE)
     train_aware(model, data, of_labels, samples, LENGTH, aware, tmp_path, quiet=True)
     assert loss_of_program() < 0.9 * before
