@@ -4,9 +4,10 @@ A recipe says what is trained; `stages` trains it, as `srtrain` does.
 """
 
 from srcompile.training.architecture import Classifier, Student
+from srcompile.training.aware import Aware
 from srcompile.training.fit import Settings
-from srcompile.training.recipe import Gate, Recipe, load_recipe
-from srcompile.training.router import Router
+from srcompile.training.recipe import Recipe, load_recipe
+from srcompile.training.router import Gate, Router
 from srcompile.training.stages import (
     calibrate,
     evaluate_pool,
@@ -16,6 +17,7 @@ from srcompile.training.stages import (
 from srcompile.training.store import Trained, load_pool, save_pool
 
 __all__ = [
+    "Aware",
     "Classifier",
     "Gate",
     "Recipe",

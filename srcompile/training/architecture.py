@@ -137,7 +137,8 @@ class Attention(nn.Module):
         mixed = self._attend(q, k, v, mask)
         mixed = mixed.transpose(1, 2).reshape(asking.shape[0], asking.shape[1], -1)
         h = self.norm(asking + self.output(mixed))
-        return self.ffn_norm(h + self.down(self._activated(self.up(h))))
+        out: Tensor = self.ffn_norm(h + self.down(self._activated(self.up(h))))
+        return out
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, n, k) to (B, heads, n, k / heads)."""

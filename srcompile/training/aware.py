@@ -52,6 +52,10 @@ class Aware:
     formats: Formats = FORMATS
 
 
+OfLogits = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+"""A loss of logits, (B, classes), and a batch."""
+
+
 def said_by_program(compiled: Compiled, texts: Texts, length: int) -> Array:
     """Return the logits of a program for each text, (N, classes), by the interpreter.
 
@@ -89,7 +93,7 @@ def compiled_of(model: Classifier, samples: Sequence[Tokens], formats: Formats) 
 def train_aware(
     model: Classifier,
     texts: Texts,
-    loss: Callable[[Tensor, Mapping[str, Tensor]], Tensor],
+    loss: OfLogits,
     samples: Sequence[Tokens],
     length: int,
     aware: Aware,
@@ -115,7 +119,7 @@ def train_aware(
     rounded_(model)
 
 
-def _with_program(loss: Callable[[Tensor, Mapping[str, Tensor]], Tensor], places: Tensor) -> Loss:
+def _with_program(loss: OfLogits, places: Tensor) -> Loss:
     def found(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         said = model(batch["input_ids"], batch["attention_mask"], batch["index"])
         return loss(said, {**batch, "index": places[batch["index"]]})

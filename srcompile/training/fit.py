@@ -102,7 +102,7 @@ def fit(
     run = _Run(
         model=model,
         args=arguments,
-        train_dataset=texts,  # type: ignore[arg-type]
+        train_dataset=texts,
         data_collator=collate,
         callbacks=[_Log(folder / "log.jsonl")],
     )

@@ -105,7 +105,7 @@ def started(student: Student, classes: int) -> Classifier:
     with torch.no_grad():
         model.trunk.positions.copy_(_normalised(source)[1])
         for layer, number in zip(model.trunk.layers, chosen, strict=True):
-            taken = source.encoder.layer[number]  # type: ignore[union-attr, index]
+            taken = source.get_submodule(f"encoder.layer.{number}")
             for name, path in _PARTS.items():
                 _take(layer.get_submodule(name), taken.get_submodule(path))
     return model

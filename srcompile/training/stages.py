@@ -22,7 +22,7 @@ import torch
 from srcompile.errors import UserError
 from srcompile.training import minilm
 from srcompile.training.architecture import Classifier
-from srcompile.training.aware import train_aware
+from srcompile.training.aware import OfLogits, train_aware
 from srcompile.training.costs import alone, calibration, costs_of
 from srcompile.training.distill import (
     Learner,
@@ -75,7 +75,7 @@ def train_pool(
     classes = known.classes
     (out / "models").mkdir(parents=True, exist_ok=True)
     say(f"{len(known)} texts to train with, {len(unseen)} held out")
-    models = {}
+    models: dict[str, Classifier] = {}
     for name in (recipe.largest, *(n for n in recipe.models if n != recipe.largest)):
         torch.manual_seed(recipe.seed)
         model = minilm.started(recipe.models[name], classes)
@@ -122,9 +122,8 @@ def _train_with_program(
     quiet: bool,
 ) -> None:
     aware = recipe.aware[name]
-    if name == recipe.largest:
-        loss = of_labels
-    else:
+    loss: OfLogits = of_labels
+    if name != recipe.largest:
         loss = matching(saved_targets(out / "targets.npz", models[recipe.largest], known))
     samples = calibration(unseen, recipe.length)
     folder = out / "runs" / f"{name}-aware"
@@ -161,7 +160,7 @@ def _centre(trained: Trained, unseen: Texts) -> None:
     """Move the utilities of each model so that their mean is its accuracy on held-out texts."""
     off = rights_of(trained, unseen).mean(0) - utilities_of(trained.router, unseen).mean(0)
     with torch.no_grad():
-        trained.router.out.bias += torch.from_numpy(off.astype(np.float32))
+        trained.router.out.bias.add_(torch.from_numpy(off.astype(np.float32)))
 
 
 def calibrate(
@@ -288,7 +287,7 @@ def utilities_of(router: Router, texts: Texts) -> Array:
 
 
 def _right(model: Classifier, texts: Texts) -> Array:
-    return predict(model, texts).argmax(1) == np.array(texts.labels)
+    return np.asarray(predict(model, texts).argmax(1) == np.array(texts.labels))
 
 
 def _softmax(logits: Array) -> Array:

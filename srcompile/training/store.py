@@ -65,7 +65,7 @@ def load_model(model: nn.Module, path: Path) -> None:
 def save_pool(trained: Trained, folder: Path) -> None:
     """Write a pool into a folder. The router's trunk is that of its stem, and is stored once."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, model in trained.models.items():
         tensors |= {f"{name}.{key}": weight.detach() for key, weight in _stored(model)}
     for key, weight in _stored(trained.router):

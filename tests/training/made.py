@@ -32,7 +32,8 @@ recipe = Recipe(
 
 def rows(count: int, seed: int) -> list[tuple[int, str]]:
     """Return labelled sentences; no two are the same."""
-    draws, found = random.Random(seed), {}
+    draws = random.Random(seed)
+    found: dict[str, int] = {}
     while len(found) < count:
         label = draws.randrange(2)
         text = draws.choice(HOW) + draws.choice(MORE)
