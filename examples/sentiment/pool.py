@@ -14,9 +14,9 @@ recipe = Recipe(
     },
     gate=Gate(stem="small"),
     settings={
-        "small": Settings(epochs=6, batch=64, rate=1e-3),
-        "middle": Settings(epochs=2, batch=32, rate=2e-4),
-        "large": Settings(epochs=1, batch=32, rate=1e-4),
+        "small": Settings(epochs=3, batch=64, rate=2e-3),
+        "middle": Settings(epochs=1, batch=32, rate=3e-4),
+        "large": Settings(epochs=2, batch=32, rate=1e-4),
     },
     length=64,
     held_out=1500,

@@ -141,7 +141,9 @@ def train_router(
     singles = np.array(alone(models.values(), samples, TRAINED_FOR))
     shares = singles / singles.max()
     shares[names.index(stem)] = 0.0  # the router has computed it
-    said = np.stack([_softmax(predict(models[name], known)) for name in names], 1)
+    largest = saved_targets(out / "targets.npz", models[recipe.largest], known).logits
+    others = [predict(models[name], known) for name in names[:-1]]
+    said = np.stack([_softmax(logits) for logits in (*others, largest)], 1)
     torch.manual_seed(recipe.seed)
     joint = Joint(models[stem], recipe.gate, len(names))
     settings = replace(recipe.gate.settings, seed=recipe.seed)
