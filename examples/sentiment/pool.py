@@ -14,8 +14,8 @@ recipe = Recipe(
     },
     gate=Gate(stem="small"),
     settings={
-        "small": Settings(epochs=3, batch=64, rate=2e-3),
-        "middle": Settings(epochs=1, batch=32, rate=3e-4),
+        "small": Settings(epochs=3, batch=128, rate=3e-3),
+        "middle": Settings(epochs=1, batch=64, rate=4e-4),
         "large": Settings(epochs=2, batch=32, rate=1e-4),
     },
     length=64,

@@ -18,7 +18,7 @@ def pool_of(trained: Trained, weight: float = 0.0) -> Pool:
     return Pool(models=dict(trained.models), router=trained.router, cost_weight=weight)
 
 
-def calibration(texts: Texts, length: int, count: int = 48) -> list[Tokens]:
+def calibration(texts: Texts, length: int, count: int = 16) -> list[Tokens]:
     """Return texts to take ranges from, of all lengths, the longest and the shortest included."""
     order = sorted(range(len(texts)), key=lambda k: len(texts.ids[k]))
     places = [order[i * (len(order) - 1) // max(count - 1, 1)] for i in range(count)]
@@ -53,10 +53,15 @@ def alone(models: Iterable[Classifier], samples: Sequence[Tokens], network: str)
 def costs_of(trained: Trained, samples: Sequence[Tokens], network: str) -> Costs:
     """Return projected seconds of the router and the models on a network.
 
-    What the router has computed is not counted for the models behind it.
+    What the router has computed is not counted for the models behind it. Of these only the stem has
+    anything in common with it, so only the stem costs something else alone.
     """
     report = compile_pool(trained, samples, network).cost_report()
     router = next(part for part in report.parts if part.route is None)
     behind = tuple(part.total.seconds for part in report.routed)
-    singles = tuple(alone(trained.models.values(), samples, network))
-    return Costs(network, router.total.seconds, behind, singles)
+    (stem,) = alone([trained.models[trained.stem]], samples, network)
+    singles = [
+        stem if name == trained.stem else seconds
+        for name, seconds in zip(trained.models, behind, strict=True)
+    ]
+    return Costs(network, router.total.seconds, behind, tuple(singles))

@@ -38,19 +38,22 @@ class Targets:
 
 
 def targets_of(model: Classifier, texts: Texts, batch: int = 64) -> Targets:
-    """Return what `model` says of the texts; batches are of texts alike in length."""
+    """Return what `model` says of the texts; batches are of texts alike in length.
+
+    Products are of bfloat16, which is enough to learn from.
+    """
     model.eval()
     order = sorted(range(len(texts)), key=lambda k: len(texts.ids[k]))
     layers = model.student.layers
     logits = np.zeros((len(texts), model.head.out_features), np.float32)
     hidden = np.zeros((len(texts), layers, model.student.width), np.float16)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(order), batch):
             places = order[start : start + batch]
             given = collate([texts[k] for k in places])
             mask = given["attention_mask"]
             pooled, states = model.trunk(model.table(given["input_ids"]), mask)
-            logits[places] = model.head(pooled).numpy()
+            logits[places] = model.head(pooled).float().numpy()
             hidden[places] = torch.stack([_mean(h, mask) for h in states], 1).half().numpy()
     return Targets(logits, hidden)
 
