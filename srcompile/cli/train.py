@@ -234,7 +234,7 @@ def _table(evaluation: Evaluation, names: list[str]) -> Table:
         f"router {100 * evaluation.router_share:.1f} % of the largest"
     )
     table = Table(title=title, box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in ("accuracy", "95 %", "lost", "95 %", "time", "speed-up", *names):
         table.add_column(column, justify="right")
     for line in evaluation.lines:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-GOOD = ("wonderful", "charming", "brilliant", "moving", "delightful", "funny")
-BAD = ("dreadful", "boring", "clumsy", "tedious", "awful", "dull")
-THINGS = ("film", "story", "cast", "script", "ending", "music", "camera", "plot")
-HOW = ("the {0} is {1}", "a {1} {0}", "i found the {0} {1}", "never was a {0} so {1}")
-MORE = ("", " from start to end", " , and the {2} too", " , says my friend who saw it twice")
+WORDS = (
+    ("dreadful", "boring", "clumsy", "tedious", "awful", "dull"),
+    ("wonderful", "charming", "brilliant", "moving", "delightful", "funny"),
+)
+THINGS = (  # noqa: SIM905, a word list
+    "film story cast script ending music camera plot scene actor hero villain dialogue light "
+    "costume chase romance joke song dance opening sequel remake thriller comedy drama picture "
+    "trailer moment hour role voice face city child mother dog ship house war"
+).split()
 
 RECIPE = """
 from srcompile.training import Gate, Recipe, Settings, Student
@@ -22,7 +26,7 @@ recipe = Recipe(
     gate=Gate(stem="small", hidden=8),
     settings={
         "small": Settings(epochs=2, batch=32, rate=2e-3),
-        "large": Settings(epochs=4, batch=32, rate=1e-3),
+        "large": Settings(epochs=4, batch=32, rate=2e-3),
     },
     length=16,
     held_out=40,
@@ -31,14 +35,14 @@ recipe = Recipe(
 
 
 def rows(count: int, seed: int) -> list[tuple[int, str]]:
-    """Return labelled sentences; no two are the same."""
+    """Return labelled sentences; no two are the same, and few share four words in a row."""
     draws = random.Random(seed)
     found: dict[str, int] = {}
     while len(found) < count:
         label = draws.randrange(2)
-        text = draws.choice(HOW) + draws.choice(MORE)
-        word = draws.choice((BAD, GOOD)[label])
-        found[text.format(draws.choice(THINGS), word, draws.choice(THINGS))] = label
+        first, second = draws.choices(WORDS[label], k=2)
+        a, b, c = draws.sample(THINGS, 3)
+        found[f"{first} {a} and {b} , {second} {c}"] = label
     return [(label, text) for text, label in found.items()]
 
 

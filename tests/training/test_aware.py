@@ -29,7 +29,7 @@ from srcompile.training.texts import Texts, collate, of_texts
 from tests.training import made
 
 LENGTH = 16
-COARSE = Formats(table_bits=1)
+COARSE = Formats(weight_bits=4)
 STUDENTS = {
     "convolution": Student(kind="convolution", layers=1, width=16),
     "attention": Student(layers=1, width=24, heads=2, ffn=32, pooling="first"),
@@ -68,8 +68,7 @@ def test_what_a_secure_run_says_is_what_training_sees(student: Student) -> None:
     from_float = np.abs(predict(model, data) - seen).mean()
     from_secure = np.abs(np.concatenate(secure).reshape(seen.shape) - seen).mean()
     assert from_secure < 0.02  # what is left is how a secure shift rounds
-    if student.kind == "attention":  # such coarse tables do change what it says
-        assert from_float > 3 * from_secure
+    assert from_float > 3 * from_secure  # such coarse weights do change what it says
 
 
 def test_the_gradient_is_the_models_at_what_the_program_says() -> None:
