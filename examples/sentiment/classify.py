@@ -26,7 +26,8 @@ from srcompile.cli.compile_progress import shown
 from srcompile.errors import UserError
 from srcompile.passes.cost import estimate_cost
 from srcompile.passes.cost import network as network_named
-from srcompile.report.terminal import print_report, size_text, time_text
+from srcompile.report.terminal import print_report
+from srcompile.report.units import size_text, time_text
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 from srcompile.runtime.program import Program, load
 

@@ -55,7 +55,7 @@ def encoder() -> nn.Module:
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)  # the pooler's weights are unused
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     found: nn.Module = transformers.BertModel.from_pretrained(folder(), add_pooling_layer=False)
     return found.eval()
 
