@@ -76,7 +76,8 @@ def main(sentences: tuple[str, ...], demo: bool, network: str, out: str) -> None
     if saved:
         console.print(
             f"\n{len(saved)} sentences; projected for {network}, routing saved "
-            f"{100 * sum(saved) / len(saved):.0f} % of always taking the dearest route."
+            f"{100 * sum(saved) / len(saved):.0f} % of always taking the dearest route.",
+            soft_wrap=True,
         )
 
 
