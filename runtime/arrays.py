@@ -97,11 +97,19 @@ def read_archive(file: IO[bytes], *, compressed: bool = False) -> Mapping[str, A
             for name, member in checked_members(archive, compressed=compressed).items():
                 if not name.endswith(".npy"):
                     raise ArrayError("it holds something that is no array")
+                inner = name.removesuffix(".npy")
                 with archive.open(member) as stream:
-                    arrays[name.removesuffix(".npy")] = read_array(stream, member.file_size)
+                    arrays[inner] = _named(inner, stream, member.file_size)
             return arrays
     except ARCHIVE_ERRORS as error:
         raise ArrayError(_said(error)) from None
+
+
+def _named(name: str, stream: IO[bytes], size: int) -> Array:
+    try:
+        return read_array(stream, size)
+    except ArrayError as error:
+        raise ArrayError(f"in '{name}': {error}") from None
 
 
 ARCHIVE_ERRORS: tuple[type[Exception], ...] = (

@@ -214,7 +214,7 @@ def test_an_unsupported_op_is_reported_at_the_users_line(
     ("arrays", "message"),
     [
         ({"x": np.zeros((1, 5))}, "input 'x' has the shape (1, 5); the program takes (1, 4)"),
-        ({"x": np.array([["a"] * 4])}, "must hold numbers"),
+        ({"x": np.array([["a"] * 4])}, "in 'x': it is no array of numbers"),
         ({"x": np.full((1, 4), np.nan)}, "input 'x' holds NaN or infinite values"),
         ({"x": np.full((1, 4), 99.0)}, "the program was calibrated for -4 to 4"),
         ({"x": np.zeros((1, 4)), "y": np.zeros(1)}, "the inputs are x, y; the program takes x"),
