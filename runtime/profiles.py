@@ -1,6 +1,6 @@
 """Profiles: how long one machine takes for what parties do, as grids of measured times.
 
-`srrun calibrate` measures one (runtime/calibrate.py), the compiler projects times with it
+`srrun calibrate` measures one (runtime/measure.py), the compiler projects times with it
 (passes/machine.py). A profile is a JSON file; docs/files.md has its format.
 """
 
