@@ -2,7 +2,8 @@
 
     python tests/bench/projection.py --data SST-2/train.tsv.gz --netlab SCRIPT
         [--profile FILE] [--link lan,wan,mobile] [--parts random,digits,minilm,bert-base]
-        [--random 12] [--repeats 5] [--folder DIR] [--limit SECONDS] [--prepare] [--json]
+        [--random 12] [--repeats 5] [--turns 3] [--folder DIR] [--limit SECONDS]
+        [--prepare] [--json]
 
 Parts: `random` is that many architectures drawn by seed (tests/bench/random_models.py), `digits`
 the models of the digits example and their pool, `minilm` MiniLM for 32, 64 and 128 tokens, and
@@ -14,6 +15,11 @@ same folder takes the programs from there. `--limit` begins no run after so many
 Emulated links are not quite what they are called. So it is measured what they do, without any of
 the product, and times are projected for that; `--nominal` projects for what they are called.
 
+A machine that is shared is slower at one minute than at the next. With `--turns N` all is done N
+times: the machine is calibrated as by `srrun calibrate --shared`, then each program is measured.
+Figures are medians over the turns. Whatever else runs on the machine disturbs: the column `others`
+is the part of its CPU time that other processes took meanwhile.
+
 `--steps` shows where the difference is: party 0's CPU time for each instruction, timed one by one,
 against the projected one.
 """
@@ -22,11 +28,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -43,6 +50,8 @@ if __name__ == "__main__":
 from srcompile.api import compile
 from srcompile.passes.cost import Network, estimate_cost
 from srcompile.passes.machine import Machine, machines
+from srcompile.runtime.kernels import load as load_kernels
+from srcompile.runtime.measure import measure
 from srcompile.runtime.program import load, save
 from tests.bench.links import LOOPBACK, Link, add_link_options, link, probe
 from tests.bench.runs import LOOPBACK_NETWORK, check, network_of, projected_s, run
@@ -66,7 +75,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Compared:
-    """One program on one link: times in seconds."""
+    """One program on one link: times in seconds, the ratio of projected to measured time.
+
+    others: which part of the machine's CPU time other processes took.
+    """
 
     name: str
     link: str
@@ -77,11 +89,8 @@ class Compared:
     measured_s: float
     least_s: float
     most_s: float
-
-    @property
-    def ratio(self) -> float:
-        """Projected over measured."""
-        return self.projected_s / self.measured_s
+    ratio: float
+    others: float
 
 
 def cases(parts: list[str], count: int, data: Path | None, calibration: int) -> Iterator[Case]:
@@ -159,20 +168,64 @@ def compare(
 ) -> Compared:
     """Measure a program over a link, and project it."""
     warm_up = 2
+    busy = Busy()
     measured = run(program, [inputs] * (repeats + warm_up), at, warm_up, MEMORY)
+    others = busy.others()
     cost = estimate_cost(program, network, (machine, machine))
     total = check(cost, measured)
+    projected, median_s = projected_s(cost, total), statistics.median(measured.online_s)
     return Compared(
         case.name,
         at.name,
         total.rounds,
         max(total.online_bytes) / 1e6,
         total.compute_s,
-        projected_s(cost, total),
-        statistics.median(measured.online_s),
+        projected,
+        median_s,
         min(measured.online_s),
         max(measured.online_s),
+        projected / median_s,
+        others,
     )
+
+
+def over_turns(same: list[Compared]) -> Compared:
+    """Return the medians of one program's figures over the turns; of the least, the least."""
+
+    def median(of: Callable[[Compared], float]) -> float:
+        return statistics.median(map(of, same))
+
+    return replace(
+        same[0],
+        compute_s=median(lambda c: c.compute_s),
+        projected_s=median(lambda c: c.projected_s),
+        measured_s=median(lambda c: c.measured_s),
+        least_s=min(c.least_s for c in same),
+        most_s=max(c.most_s for c in same),
+        ratio=median(lambda c: c.ratio),
+        others=median(lambda c: c.others),
+    )
+
+
+class Busy:
+    """Counts what other processes take of the machine's CPU time; the kernel's network is not in
+    it, nor is what a hypervisor takes."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def others(self) -> float:
+        """Return the part of the CPU time of all cores since it was made."""
+        total, busy, own = (now - then for now, then in zip(self._now(), self._start, strict=True))
+        return max(busy - own, 0.0) / max(total, 1e-9)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        line = Path("/proc/stat").read_text().split("\n", 1)[0]
+        user, nice, system, idle, waiting, irq, softirq, *_ = map(int, line.split()[1:])
+        total = user + nice + system + idle + waiting + irq + softirq
+        tick = os.sysconf("SC_CLK_TCK")
+        return total / tick, (user + nice + system) / tick, sum(os.times()[:4])
 
 
 def as_measured(called: Network, at: Link) -> Network:
@@ -185,7 +238,7 @@ def as_measured(called: Network, at: Link) -> Network:
 
 HEAD = (
     f"{'program':<16} {'link':<9} {'rounds':>6} {'MB':>8} {'compute':>9} {'projected':>9} "
-    f"{'measured':>9} {'least':>9} {'most':>9} {'ratio':>6}   ms"
+    f"{'measured':>9} {'least':>9} {'most':>9} {'ratio':>6} {'others':>6}   ms"
 )
 
 
@@ -193,7 +246,8 @@ def row(c: Compared) -> str:
     """Return a line of the table."""
     times = (c.compute_s, c.projected_s, c.measured_s, c.least_s, c.most_s)
     shown = " ".join(f"{1e3 * t:9.2f}" for t in times)
-    return f"{c.name:<16} {c.link:<9} {c.rounds:6} {c.megabytes:8.3f} {shown} {c.ratio:6.2f}"
+    sizes = f"{c.name:<16} {c.link:<9} {c.rounds:6} {c.megabytes:8.3f}"
+    return f"{sizes} {shown} {c.ratio:6.2f} {c.others:6.0%}"
 
 
 def summary(compared: list[Compared]) -> dict[str, float]:
@@ -215,6 +269,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="a TSV of texts, to calibrate transformers with")
     parser.add_argument("--calibration", type=int, default=16, help="texts for ranges")
     parser.add_argument("--repeats", type=int, default=5, help="inferences that are counted")
+    parser.add_argument("--turns", type=int, default=0, help="calibrate and measure so many times")
     parser.add_argument("--folder", type=Path, help="keep compiled programs here")
     parser.add_argument("--prepare", action="store_true", help="only compile, into the folder")
     parser.add_argument("--limit", type=float, default=1e9, help="seconds, then no new run begins")
@@ -232,7 +287,8 @@ def main() -> int:
     wanted = list(
         cases(options.parts.split(","), options.random, options.data, options.calibration)
     )
-    start, compared = time.monotonic(), []
+    start = time.monotonic()
+    compared: dict[tuple[str, str], list[Compared]] = {}
     with TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -244,32 +300,35 @@ def main() -> int:
                 print_steps(program, inputs, machine)
         if options.prepare or options.steps:
             return 0
-        if not options.json:
-            print(f"profile: {machine.name}\n\n{HEAD}")
-        for name in names:
-            with link(name, options.netlab) as at:
-                network = network_of(name, machine)
-                if name != LOOPBACK and not options.nominal:
-                    network = as_measured(network, at)
-                for case in wanted:
-                    if time.monotonic() - start > options.limit:
-                        print(f"{case.name} on {name} left out: the time is over", file=sys.stderr)
-                        continue
-                    program, inputs = prepared(case, name, folder)
-                    compared.append(
-                        compare(case, program, inputs, at, network, machine, options.repeats)
-                    )
-                    if not options.json:
-                        print(row(compared[-1]), flush=True)
+        for turn in range(max(options.turns, 1)):
+            if options.turns:
+                print(f"turn {turn + 1} of {options.turns}", file=sys.stderr)
+                machine = Machine(measure(load_kernels(), beside=True))
+            for name in names:
+                with link(name, options.netlab) as at:
+                    network = network_of(name, machine)
+                    if name != LOOPBACK and not options.nominal:
+                        network = as_measured(network, at)
+                    for case in wanted:
+                        if time.monotonic() - start > options.limit:
+                            print(f"{case.name} on {name} left out: no time left", file=sys.stderr)
+                            continue
+                        program, inputs = prepared(case, name, folder)
+                        found = compare(
+                            case, program, inputs, at, network, machine, options.repeats
+                        )
+                        print(row(found), file=sys.stderr, flush=True)
+                        compared.setdefault((name, case.name), []).append(found)
+    medians = [over_turns(same) for same in compared.values()]
     if options.json:
+        print(json.dumps({"programs": [asdict(c) for c in medians], **summary(medians)}, indent=1))
+    elif medians:
+        errors = summary(medians)
+        told = f"measured in {options.turns} turns" if options.turns else machine.name
+        print(f"profile: {told}\n\n{HEAD}", *map(row, medians), sep="\n")
         print(
-            json.dumps({"programs": [asdict(c) for c in compared], **summary(compared)}, indent=1)
-        )
-    elif compared:
-        found = summary(compared)
-        print(
-            f"\nerror: median {found['median_error']:.1%}, worst {found['worst_error']:.1%}; "
-            f"{found['within_15_percent']:.0%} within 15 %"
+            f"\nerror: median {errors['median_error']:.1%}, worst {errors['worst_error']:.1%}; "
+            f"{errors['within_15_percent']:.0%} within 15 %"
         )
     return 0
 
