@@ -43,6 +43,7 @@ def lower(module: Module, protocol: LoweringProtocol) -> Module:
         for node in segment.nodes:
             builder.loc = node.loc
             protocol.lower(node, builder)
+    builder.wires.clear()  # its entries refer to the builder: the weights would outlive their use
     return builder.module()
 
 

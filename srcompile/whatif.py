@@ -20,9 +20,9 @@ from srcompile.ops import registry
 from srcompile.passes.choices import APPROXIMATIONS
 from srcompile.passes.cost import network as network_named
 from srcompile.passes.fewer_heads import fewer_heads
-from srcompile.passes.pipeline import replan, run_pipeline
+from srcompile.passes.pipeline import Stages, replan, run_pipeline
 from srcompile.passes.quantise import Formats
-from srcompile.report.figures import cost_report
+from srcompile.report.figures import Figures, cost_report
 from srcompile.report.places import Place, dearest_places
 from srcompile.report.variants import Change, Suggestion, Sweep, Variant
 from srcompile.routing.pool import Pool
@@ -314,14 +314,16 @@ def _changes(
     if place.op == "attention":
         yield from _fewer_heads(compiled, place)
     narrow = replace(compiled.stages, expanded=_narrowed(compiled.stages.expanded, place))
-    stages = replan(narrow, registry(), compiled.options)
-    total = cost_report(stages.cost, stages.program).total
     yield Change(
         "half the range of its values",
         "a clamp, a norm or a penalty in training",
         "values beyond the range wrap",
-        total,
+        _total(replan(narrow, registry(), compiled.options)),
     )
+
+
+def _total(stages: Stages) -> Figures:
+    return cost_report(stages.cost, stages.program).total
 
 
 def _fewer_heads(compiled: Compiled, place: Place) -> Iterator[Change]:
@@ -329,13 +331,12 @@ def _fewer_heads(compiled: Compiled, place: Place) -> Iterator[Change]:
     found = fewer_heads(compiled.captured, place.names)
     if found is None:
         return
-    stages = run_pipeline(found.module, compiled.samples, registry(), compiled.options)
     (heads, *others) = sorted(set(found.before))
     yield Change(
         "half as many heads" if others else f"heads: {heads // 2} instead of {heads}",
         "heads twice as wide in the model's configuration",
         "cost only: it is another model, which must be trained again",
-        cost_report(stages.cost, stages.program).total,
+        _total(run_pipeline(found.module, compiled.samples, registry(), compiled.options)),
     )
 
 
@@ -343,13 +344,11 @@ def _everywhere(compiled: Compiled) -> Iterator[Change]:
     bits = compiled.options.formats.precision_bits
     if bits > COARSER:
         formats = replace(compiled.options.formats, precision_bits=bits - COARSER)
-        stages = replan(compiled.stages, registry(), replace(compiled.options, formats=formats))
-        total = cost_report(stages.cost, stages.program).total
         yield Change(
             f"{COARSER} bits less precision",
             f"--precision-bits {bits - COARSER}",
             "see --drift for what it does to values",
-            total,
+            _total(replan(compiled.stages, registry(), replace(compiled.options, formats=formats))),
         )
 
 

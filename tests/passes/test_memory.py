@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+
+import torch
+from torch import nn
+
+from srcompile.api import compile
 
 ROOT = Path(__file__).parents[2]
 COMPILE = """
@@ -54,3 +61,25 @@ def test_a_compilation_needs_little_more_memory_than_the_weights_that_it_changes
     assert growth < (copies + 0.75) * weights
     # and the program holds them all, in elements of 4 bytes or more
     assert (tmp_path / "model.srp").stat().st_size > weights
+
+
+def test_a_what_if_is_gone_with_its_last_user() -> None:
+    # given a compiled model, and no collector of cyclic garbage
+    x = torch.ones(1, 8)
+    model = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4))
+    compiled = compile(model, (x,), calibration_inputs=[(x,), (-x,)])
+    gc.collect()
+    gc.disable()
+    try:
+        # when it is compiled again, and only the cost is kept
+        changed = compiled.again(approximations={"gelu": "quad"})
+        stages = changed.stages
+        levels = ("graph", "expanded", "fixed", "lowered", "schedule", "program")
+        held = {level: weakref.ref(getattr(stages, level)) for level in levels}
+        report = changed.cost_report()
+        del changed, stages
+        # then nothing holds what it was compiled to, on any level
+        assert report.total.seconds > 0
+        assert [level for level, found in held.items() if found() is not None] == []
+    finally:
+        gc.enable()
