@@ -4,7 +4,7 @@ Three models on one table of rows: a convolution, which is the router's trunk to
 MiniLM of which the second computes one token only, and MiniLM itself.
 """
 
-from srcompile.training import Gate, Recipe, Settings, Student
+from srcompile.training import Aware, Gate, Recipe, Settings, Student
 
 recipe = Recipe(
     models={
@@ -14,11 +14,13 @@ recipe = Recipe(
     },
     gate=Gate(stem="small"),
     settings={
-        "small": Settings(epochs=3, batch=128, rate=3e-3),
-        "middle": Settings(epochs=1, batch=64, rate=4e-4),
-        "large": Settings(epochs=2, batch=32, rate=1e-4),
+        "small": Settings(epochs=6, batch=128, tokens=2048, rate=3e-3),
+        "middle": Settings(epochs=5, batch=64, tokens=2048, rate=3e-4),
+        "large": Settings(epochs=4, batch=64, tokens=2048, rate=1e-4),
     },
+    aware={"middle": Aware(texts=256), "large": Aware(texts=128)},
     length=64,
     held_out=1500,
-    least_tokens=10,
+    copies=2,
+    axes={"layers": [1, 2, 3], "softmax": ["exact", "2quad"], "ffn": [768, 1536]},
 )

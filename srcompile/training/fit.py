@@ -16,7 +16,10 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
 
+from srcompile.training.batches import Batches, alike
 from srcompile.training.texts import Texts, collate
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
@@ -26,13 +29,15 @@ Loss = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 class Settings:
     """How long and how fast a run learns.
 
-    epochs: passes over the texts; batch: texts a step; rate: the highest learning rate, reached
-    after a tenth of the steps and falling to 0 in a line; checkpoint: steps between two
-    checkpoints; bfloat16: multiply matrices in it, which is faster where the processor has it.
+    epochs: passes over the texts; batch, tokens: the most texts, and the most tokens, of a step
+    (`batches`); rate: the highest learning rate, reached after a tenth of the steps and falling to
+    0 in a line; checkpoint: steps between two checkpoints; bfloat16: multiply matrices in it, which
+    is faster where the processor has it.
     """
 
     epochs: float = 1.0
     batch: int = 64
+    tokens: int = 1024
     rate: float = 5e-5
     decay: float = 0.01
     seed: int = 0
@@ -41,9 +46,22 @@ class Settings:
 
 
 class _Run(transformers.Trainer):
-    """A Trainer whose loss is a function of the model and a batch."""
+    """A Trainer whose loss is a function of the model and a batch, and whose batches are given.
+
+    All epochs are one to it, since `batches` are those of all.
+    """
 
     loss: Loss
+    batches: Batches
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def compute_loss(
         self,
@@ -56,14 +74,17 @@ class _Run(transformers.Trainer):
 
 
 class _Log(transformers.TrainerCallback):
-    """Appends what a Trainer logs to a file of JSON lines."""
+    """Appends what a Trainer logs to a file of JSON lines; epochs are as many as there are."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, epochs: float) -> None:
+        self.path, self.epochs = path, epochs
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+        found = {"step": state.global_step, **logs}
+        if "epoch" in found:
+            found["epoch"] *= self.epochs
         with self.path.open("a") as file:
-            print(json.dumps({"step": state.global_step, **logs}), file=file)
+            print(json.dumps(found), file=file)
 
 
 def fit(
@@ -81,14 +102,14 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
+        num_train_epochs=1,
         per_device_train_batch_size=settings.batch,
         learning_rate=settings.rate,
         weight_decay=settings.decay,
         warmup_steps=0.1,
         lr_scheduler_type="linear",
         seed=settings.seed,
-        train_sampling_strategy="group_by_length",
+        include_num_input_tokens_seen="all",
         remove_unused_columns=False,
         save_steps=settings.checkpoint,
         save_total_limit=1,
@@ -104,23 +125,25 @@ def fit(
         args=arguments,
         train_dataset=texts,
         data_collator=collate,
-        callbacks=[_Log(folder / "log.jsonl")],
+        callbacks=[_Log(folder / "log.jsonl", settings.epochs)],
     )
     run.loss = loss
+    run.batches = Batches(
+        texts.lengths, settings.batch, settings.tokens, settings.epochs, settings.seed
+    )
     if quiet:
         run.remove_callback(transformers.PrinterCallback)
-    run.train(resume_from_checkpoint=_newest(folder))
+    with sdpa_kernel(SDPBackend.MATH):  # of bfloat16 the other's gradient is slow
+        run.train(resume_from_checkpoint=_newest(folder))
     model.eval()
 
 
-def predict(model: nn.Module, texts: Texts, batch: int = 64) -> np.ndarray[Any, Any]:
-    """Return logits or utilities for each text, in order; batches are of texts alike in length."""
+def predict(model: nn.Module, texts: Texts) -> np.ndarray[Any, Any]:
+    """Return logits or utilities for each text, in order."""
     model.eval()
-    order = sorted(range(len(texts)), key=lambda k: len(texts.ids[k]))
     found: dict[int, Any] = {}
     with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            places = order[start : start + batch]
+        for places in alike(texts.lengths):
             given = collate([texts[k] for k in places])
             out = model(given["input_ids"], given["attention_mask"])
             out = out["logits"] if isinstance(out, dict) else out

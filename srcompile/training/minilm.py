@@ -93,23 +93,36 @@ _PARTS = {
 }
 
 
-def started(student: Student, classes: int) -> Classifier:
+def started(student: Student, classes: int, teacher: Classifier | None = None) -> Classifier:
     """Return a student to train: what fits of MiniLM is taken over, the rest is drawn at random.
 
-    A narrower student takes the first rows and columns of each matrix.
+    teacher: a trained model; if it was all of MiniLM, its layers and positions are taken in place
+    of MiniLM's. A narrower student takes the first rows and columns of each matrix.
     """
     model = Classifier(student, table(), classes)
     if student.kind == "convolution":
         return model
-    source = encoder()
     chosen = student.from_layers or _spread(student.layers)
     with torch.no_grad():
+        if teacher is not None and _whole(teacher.student):
+            model.trunk.positions.copy_(teacher.trunk.positions)
+            for layer, number in zip(model.trunk.layers, chosen, strict=True):
+                _take(layer, teacher.trunk.layers[number])
+            return model
+        source = encoder()
         model.trunk.positions.copy_(_normalised(source)[1])
         for layer, number in zip(model.trunk.layers, chosen, strict=True):
             taken = source.get_submodule(f"encoder.layer.{number}")
             for name, path in _PARTS.items():
                 _take(layer.get_submodule(name), taken.get_submodule(path))
     return model
+
+
+def _whole(student: Student) -> bool:
+    """Return whether a student has all of MiniLM's layers in their full size."""
+    minilm = Student()
+    sizes = ("kind", "layers", "width", "heads", "ffn")
+    return all(getattr(student, name) == getattr(minilm, name) for name in sizes)
 
 
 def _take(into: nn.Module, source: nn.Module) -> None:

@@ -1,8 +1,13 @@
 """The operating point: how much a unit of cost weighs against accuracy, found on held-out texts.
 
 Notation: u utilities (N, M), y whether each model is right (N, M), c costs (M,), the dearest model
-costing 1. A text goes to argmax_m u_m - weight * c_m.
+costing 1; L is the largest, the last one. A text goes to argmax_m u_m - weight * c_m.
 Nothing is trained: another network, target or wish is another weight.
+
+What a weight loses is not counted but expected: model m loses E[y_L - y_m | u_L - u_m] on a text,
+which grows with the gap between the utilities, whatever they are worth as probabilities, and is
+found by isotonic regression. Parts of texts help to find it, if there are any; the expectation is
+over whole ones.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.isotonic import IsotonicRegression
 
 from srcompile.errors import UserError
 
@@ -52,12 +58,27 @@ class Costs:
 
 @dataclass(frozen=True)
 class Point:
-    """One weight, and what it brings on the held-out texts."""
+    """One weight, and what it brings; accuracy is expected on held-out texts, counted on others."""
 
     weight: float
     accuracy: float
     share: float
     routes: tuple[float, ...]
+
+
+def chances_of(utilities: Array, right: Array, weights: Array) -> Array:
+    """Return how likely each model is right about each whole text, (W, M), W of N texts.
+
+    utilities, right: (N, M). weights: what a text counts, (N,); those of whole texts are 1. Of the
+    largest model the mean is returned for every text: only what others lose against it is needed.
+    """
+    y, whole = right.astype(np.float64), weights == 1
+    found = np.full((int(whole.sum()), right.shape[1]), y[whole, -1].mean())
+    for m in range(right.shape[1] - 1):
+        gaps, lost = utilities[:, -1] - utilities[:, m], y[:, -1] - y[:, m]
+        expected = IsotonicRegression(out_of_bounds="clip").fit(gaps, lost, sample_weight=weights)
+        found[:, m] -= expected.predict(gaps[whole])
+    return found
 
 
 def routes_of(utilities: Array, costs: Costs, weight: float) -> Array:
@@ -67,7 +88,10 @@ def routes_of(utilities: Array, costs: Costs, weight: float) -> Array:
 
 
 def points_of(utilities: Array, right: Array, costs: Costs) -> list[Point]:
-    """Return points for weights from 0 to where everything goes to the cheapest model."""
+    """Return points for weights from 0 to where everything goes to the cheapest model.
+
+    right: whether each model is right, or how likely it is, (N, M).
+    """
     shares = costs.shares
     found = {0.0}
     for m in range(len(shares)):
@@ -92,18 +116,16 @@ def point_of(utilities: Array, right: Array, costs: Costs, weight: float) -> Poi
 def within_drop(points: Sequence[Point], best: float, drop: float) -> Point:
     """Return the cheapest point whose accuracy is at most `drop` points of 100 below `best`.
 
-    One lucky weight among its neighbours does not count: the accuracy of a point is the mean of the
-    points around it. Raises UserError if no point is good enough.
+    Raises UserError if no point is good enough.
     """
-    ordered = sorted(points, key=lambda p: p.share)
-    smooth = _smooth(np.array([p.accuracy for p in ordered]))
-    for point, accuracy in zip(ordered, smooth, strict=True):
-        if accuracy >= best - drop / 100:
-            return point
-    raise UserError(
-        f"no operating point loses at most {drop} points of accuracy; the best loses "
-        f"{100 * (best - float(smooth.max())):.2f}"
-    )
+    good = [point for point in points if point.accuracy >= best - drop / 100]
+    if not good:
+        least = best - max(point.accuracy for point in points)
+        raise UserError(
+            f"no operating point loses at most {drop} points of accuracy; the best loses "
+            f"{100 * least:.2f}"
+        )
+    return min(good, key=lambda point: point.share)
 
 
 def within_share(points: Sequence[Point], share: float) -> Point:
@@ -119,10 +141,3 @@ def within_share(points: Sequence[Point], share: float) -> Point:
             f"costs {least:.3g}"
         )
     return max(cheap, key=lambda point: (point.accuracy, -point.share))
-
-
-def _smooth(accuracies: Array, reach: int = 2) -> Array:
-    padded = np.pad(accuracies, reach, mode="edge")
-    window = np.ones(2 * reach + 1) / (2 * reach + 1)
-    found: Array = np.convolve(padded, window, mode="valid")
-    return found

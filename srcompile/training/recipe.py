@@ -11,9 +11,11 @@ from typing import Any
 from srcompile.errors import UserError
 from srcompile.training.architecture import MOST_TOKENS, Student
 from srcompile.training.aware import Aware
+from srcompile.training.evaluate import MEASURES
 from srcompile.training.fit import Settings
 from srcompile.training.router import Gate
 
+LEAST_HELD_OUT = 10
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -25,8 +27,11 @@ class Recipe:
     gate: the router.
     settings: how each model learns, by name; the largest from labels, the others from it.
     length: tokens of the compiled program.
-    held_out: whole texts of the training data that nothing learns from; the router's operating
-        point is found on them.
+    held_out: whole texts of the training data that no model learns from; the router's last layer
+        and its operating point are found on them.
+    run_words: what shares so many words in a row with them is not trained with either.
+    copies: how many altered copies of each text students learn from, beside the text.
+    measure: what `srtrain evaluate` shows beside accuracy: accuracy, f1 or matthews.
     least_tokens: shorter texts are not trained with.
     most_texts: how many to train with at most, the first ones; 0 for all.
     aware: of models by name, how they learn with their program behind the rest.
@@ -38,6 +43,9 @@ class Recipe:
     settings: Mapping[str, Settings] = field(default_factory=dict)
     length: int = 64
     held_out: int = 1500
+    run_words: int = 4
+    copies: int = 0
+    measure: str = "accuracy"
     least_tokens: int = 0
     seed: int = 0
     most_texts: int = 0
@@ -55,6 +63,18 @@ class Recipe:
                 raise UserError(f"the recipe speaks of '{name}'; its models are {self._names}")
         if not 2 <= self.length <= MOST_TOKENS:
             raise UserError(f"a recipe's length is {self.length}; it is 2 to {MOST_TOKENS} tokens")
+        if self.run_words < 1 or self.copies < 0:
+            raise UserError(
+                f"a recipe's run_words is {self.run_words} and copies is {self.copies}; they are "
+                "1 or more, and 0 or more"
+            )
+        if self.measure not in MEASURES:
+            raise UserError(f"there is no measure '{self.measure}': choose {', '.join(MEASURES)}")
+        if self.held_out < LEAST_HELD_OUT:
+            raise UserError(
+                f"a recipe holds {self.held_out} texts out; an operating point needs "
+                f"{LEAST_HELD_OUT} or more"
+            )
 
     @property
     def largest(self) -> str:
@@ -89,22 +109,27 @@ QUICK_TEXTS, QUICK_HELD_OUT, QUICK_TOKENS, QUICK_AWARE = 256, 64, 24, 16
 """What `--quick` trains with."""
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Run the file POOL.py, which defines `recipe`, a Recipe or a function that returns one.
+def load_recipe(given: str) -> Recipe:
+    """Run the file POOL.py, or POOL.py:NAME, which defines `recipe`, or NAME.
 
-    Raises UserError, naming the file, if it is missing, fails, or defines none.
+    That is a Recipe or a function that returns one. Raises UserError, naming the file, if it is
+    missing, fails, or defines none.
     """
+    file, _, name = given.rpartition(":")
+    if not (file.endswith(".py") and name.isidentifier()):
+        file, name = given, "recipe"
+    path = Path(file)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     scope: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(compile(path.read_text(), str(path), "exec"), scope)
-        found = scope.get("recipe")
+        found = scope.get(name)
         found = found() if callable(found) else found
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:
         raise UserError(f"{path} fails: {type(error).__name__}: {error}") from None
     if not isinstance(found, Recipe):
-        raise UserError(f"{path} defines no `recipe`, a srcompile.training.Recipe")
+        raise UserError(f"{path} defines no `{name}`, a srcompile.training.Recipe")
     return found

@@ -70,8 +70,12 @@ class Router(nn.Module):
 
     def utilities(self, pooled: Tensor) -> Tensor:
         """Return utilities (B, M) of pooled vectors (B, k)."""
-        out: Tensor = self.out(F.relu(self.up(pooled)))
+        out: Tensor = self.out(self.hidden(pooled))
         return out
+
+    def hidden(self, pooled: Tensor) -> Tensor:
+        """Return the hidden units (B, h) of pooled vectors (B, k)."""
+        return F.relu(self.up(pooled))
 
 
 class Joint(nn.Module):

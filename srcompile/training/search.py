@@ -93,7 +93,7 @@ def search(
     found = []
     for number, candidate in enumerate(candidates):
         torch.manual_seed(settings.seed)
-        model = minilm.started(candidate.student, known.classes)
+        model = minilm.started(candidate.student, known.classes, largest)
         choices = {"calibration_inputs": samples, "network": network, "formats": candidate.formats}
         seconds = cost(model, samples[0], **choices).total.seconds
         if seconds > most_share * whole:

@@ -4,6 +4,7 @@ OUT/models/NAME.safetensors   a model that is done; a run that was cut off goes 
 OUT/runs/NAME/                checkpoints and log.jsonl of a run
 OUT/targets.npz               what the largest model says of the training texts
 OUT/pool.json, .safetensors   the pool, its router, and its operating points
+OUT/evidence.npz              what held-out texts say of the pool
 OUT/costs.json                projected costs by network
 OUT/evaluation.json, .png, .html   what it achieves
 """
@@ -21,11 +22,13 @@ import torch
 
 from srcompile.errors import UserError
 from srcompile.training import minilm
+from srcompile.training.altered import altered
 from srcompile.training.architecture import Classifier
-from srcompile.training.aware import OfLogits, train_aware
+from srcompile.training.aware import train_aware
 from srcompile.training.costs import alone, calibration, costs_of
 from srcompile.training.distill import (
     Learner,
+    Targets,
     distillation,
     from_labels,
     matching,
@@ -34,9 +37,17 @@ from srcompile.training.distill import (
     targets_of,
 )
 from srcompile.training.evaluate import Evaluation, evaluate
+from srcompile.training.evidence import Evidence, fit_last_layer, labels_of, rights_of
 from srcompile.training.fit import fit, predict
-from srcompile.training.operating import Costs, Point, points_of, within_drop, within_share
-from srcompile.training.recipe import Recipe
+from srcompile.training.operating import (
+    Costs,
+    Point,
+    chances_of,
+    points_of,
+    within_drop,
+    within_share,
+)
+from srcompile.training.recipe import LEAST_HELD_OUT, Recipe
 from srcompile.training.router import Joint, Router, joint_loss
 from srcompile.training.search import Found, grid, search
 from srcompile.training.store import (
@@ -47,11 +58,12 @@ from srcompile.training.store import (
     save_model,
     save_pool,
 )
-from srcompile.training.texts import Texts, held_out, read_texts
+from srcompile.training.texts import Split, Texts, held_out, read_texts
 
 Array = np.ndarray[Any, Any]
 Say = Callable[[str], None]
 
+EVIDENCE = "evidence.npz"
 TRAINED_FOR = "lan"
 """The network whose costs the gate learns with; its operating point may be for any other."""
 
@@ -60,25 +72,35 @@ def silent(text: str) -> None:
     """Say nothing."""
 
 
-def texts_of(recipe: Recipe, data: Path) -> tuple[Texts, Texts]:
-    """Return the texts to train with, and the held-out ones."""
-    known, unseen = held_out(read_texts(data, recipe.length), recipe.held_out, recipe.seed)
-    known = known.of_length(recipe.least_tokens)
-    return known.chosen(range(min(recipe.most_texts or len(known), len(known)))), unseen
+def texts_of(recipe: Recipe, data: Path) -> Split:
+    """Return the texts to train with, and the held-out ones.
+
+    Raises UserError if the data have too few whole texts to hold out.
+    """
+    texts = read_texts(data, recipe.length)
+    split = held_out(texts, recipe.held_out, recipe.seed, recipe.run_words)
+    if len(split.unseen) < LEAST_HELD_OUT:
+        raise UserError(
+            f"{data} has {len(split.unseen)} texts that can be held out; an operating point needs "
+            f"{LEAST_HELD_OUT} or more"
+        )
+    known = split.known.of_length(recipe.least_tokens)
+    some = known.chosen(range(min(recipe.most_texts or len(known), len(known))))
+    return replace(split, known=some)
 
 
 def train_pool(
     recipe: Recipe, data: Path, out: Path, say: Say = silent, quiet: bool = False
 ) -> dict[str, Classifier]:
     """Train the largest model on the labels, and the others on what it says; return them."""
-    known, unseen = texts_of(recipe, data)
-    classes = known.classes
+    split = texts_of(recipe, data)
+    known, unseen, classes = split.known, split.unseen, split.known.classes
     (out / "models").mkdir(parents=True, exist_ok=True)
     say(f"{len(known)} texts to train with, {len(unseen)} held out")
     models: dict[str, Classifier] = {}
     for name in (recipe.largest, *(n for n in recipe.models if n != recipe.largest)):
         torch.manual_seed(recipe.seed)
-        model = minilm.started(recipe.models[name], classes)
+        model = minilm.started(recipe.models[name], classes, models.get(recipe.largest))
         path = out / "models" / f"{name}.safetensors"
         if path.exists():
             load_model(model, path)
@@ -89,8 +111,22 @@ def train_pool(
                 _train_with_program(recipe, name, model, models, known, unseen, out, quiet)
             save_model(model, path)
         models[name] = model.eval()
-        say(f"{name}: {100 * _right(model, unseen).mean():.1f} % right of the held-out texts")
+        right = rights_of([model], unseen).mean()
+        say(f"{name}: {100 * right:.1f} % right of the held-out texts")
     return {name: models[name] for name in recipe.models}
+
+
+def lessons_of(
+    recipe: Recipe, largest: Classifier, known: Texts, out: Path
+) -> tuple[Texts, Targets]:
+    """Return what students learn from: the known texts, altered copies behind them, and targets.
+
+    The label of an altered text is what the largest model says of it.
+    """
+    texts = known.joined(altered(known, recipe.copies, recipe.seed))
+    targets = saved_targets(out / "targets.npz", largest, texts)
+    answers = targets.logits.argmax(1).tolist()
+    return replace(texts, labels=known.labels + tuple(answers[len(known) :])), targets
 
 
 def _train(
@@ -106,9 +142,9 @@ def _train(
     if largest is None:
         fit(model, known, from_labels, settings, folder, quiet)
         return
-    targets = saved_targets(out / "targets.npz", largest, known)
+    texts, targets = lessons_of(recipe, largest, known, out)
     learner = Learner(model, largest.student.width)
-    fit(learner, known, distillation(targets), settings, folder, quiet)
+    fit(learner, texts, distillation(targets), settings, folder, quiet)
 
 
 def _train_with_program(
@@ -122,12 +158,13 @@ def _train_with_program(
     quiet: bool,
 ) -> None:
     aware = recipe.aware[name]
-    loss: OfLogits = of_labels
+    texts, loss = known, of_labels
     if name != recipe.largest:
-        loss = matching(saved_targets(out / "targets.npz", models[recipe.largest], known))
+        texts, targets = lessons_of(recipe, models[recipe.largest], known, out)
+        loss = matching(targets)
     samples = calibration(unseen, recipe.length)
     folder = out / "runs" / f"{name}-aware"
-    train_aware(model, known, loss, samples, recipe.length, aware, folder, quiet)
+    train_aware(model, texts, loss, samples, recipe.length, aware, folder, quiet)
 
 
 def train_router(
@@ -135,13 +172,14 @@ def train_router(
 ) -> Trained:
     """Train the router with the model whose trunk it shares; write the pool."""
     models = train_pool(recipe, data, out, silent, quiet)
-    known, unseen = texts_of(recipe, data)
-    names, stem = list(models), recipe.gate.stem
-    samples = calibration(unseen, recipe.length)
+    split = texts_of(recipe, data)
+    known, names, stem = split.known, list(models), recipe.gate.stem
+    samples = calibration(split.unseen, recipe.length)
     singles = np.array(alone(models.values(), samples, TRAINED_FOR))
     shares = singles / singles.max()
     shares[names.index(stem)] = 0.0  # the router has computed it
-    largest = saved_targets(out / "targets.npz", models[recipe.largest], known).logits
+    _, targets = lessons_of(recipe, models[recipe.largest], known, out)
+    largest = targets.logits[: len(known)]
     others = [predict(models[name], known) for name in names[:-1]]
     said = np.stack([_softmax(logits) for logits in (*others, largest)], 1)
     torch.manual_seed(recipe.seed)
@@ -150,19 +188,13 @@ def train_router(
     loss = joint_loss(recipe.gate, said, names.index(stem), shares.tolist(), recipe.seed)
     fit(joint, known, loss, settings, out / "runs" / "router", quiet)
     rounded_(joint)
-    trained = Trained(models, joint.router.eval(), stem, {"length": recipe.length, "points": {}})
-    _centre(trained, unseen)
+    router = joint.router.eval()
+    fit_last_layer(router, list(models.values()), split).save(out / EVIDENCE)
+    trained = Trained(models, router, stem, {"length": recipe.length, "points": {}})
     save_pool(trained, out)
     (out / "costs.json").unlink(missing_ok=True)
     say(f"router: written to {out / 'pool.json'}")
     return trained
-
-
-def _centre(trained: Trained, unseen: Texts) -> None:
-    """Move the utilities of each model so that their mean is its accuracy on held-out texts."""
-    off = rights_of(trained, unseen).mean(0) - utilities_of(trained.router, unseen).mean(0)
-    with torch.no_grad():
-        trained.router.out.bias.add_(torch.from_numpy(off.astype(np.float32)))
 
 
 def calibrate(
@@ -178,15 +210,15 @@ def calibrate(
     max_accuracy_drop: points of 100 that may be lost against the largest model. cost_share: of the
     largest model's cost, which may be spent. Raises UserError if there is no such point.
     """
-    trained, (_, unseen) = load_pool(out), texts_of(recipe, data)
-    right = rights_of(trained, unseen)
-    costs = costs_for(trained, calibration(unseen, recipe.length), network, out)
-    points = points_of(utilities_of(trained.router, unseen), right, costs)
+    trained, found = load_pool(out), Evidence.load(out / EVIDENCE)
+    costs = costs_for(recipe, trained, data, network, out)
+    chances = chances_of(found.utilities, found.right, found.weights)
+    points = points_of(found.utilities[found.weights == 1], chances, costs)
     if cost_share is not None:
         point = within_share(points, cost_share)
     else:
         drop = 0.5 if max_accuracy_drop is None else max_accuracy_drop
-        point = within_drop(points, float(right[:, -1].mean()), drop)
+        point = within_drop(points, float(chances[:, -1].mean()), drop)
     about = {**trained.about, "points": {**trained.about["points"], network: asdict(point)}}
     save_pool(replace(trained, about=about), out)
     return point
@@ -210,7 +242,8 @@ def search_students(
         raise UserError("the recipe has no axes to search along: axes={'layers': [1, 2], ..}")
     if name not in recipe.models:
         raise UserError(f"the recipe has no model '{name}': choose {', '.join(recipe.models)}")
-    known, unseen = texts_of(recipe, data)
+    split = texts_of(recipe, data)
+    known, unseen = split.known, split.unseen
     largest = minilm.started(recipe.models[recipe.largest], known.classes)
     load_model(largest, out / "models" / f"{recipe.largest}.safetensors")
     some = known.chosen(range(min(most_texts, len(known))))
@@ -241,13 +274,20 @@ def evaluate_pool(
     """
     trained = load_pool(out)
     texts = read_texts(dev, recipe.length)
-    right, utilities = rights_of(trained, texts), utilities_of(trained.router, texts)
-    _, unseen = texts_of(recipe, data)
+    answers = labels_of(list(trained.models.values()), texts)
+    labels, utilities = np.array(texts.labels), utilities_of(trained.router, texts)
+    if recipe.measure == "f1" and max(labels.max(), answers.max()) > 1:
+        raise UserError("f1 is a measure for two classes, 0 and 1; choose accuracy or matthews")
     found = []
     for network in networks:
-        costs = costs_for(trained, calibration(unseen, recipe.length), network, out)
-        weight = weight_of(trained, network)
-        found.append(evaluate(tuple(trained.models), right, utilities, costs, weight))
+        costs, weight = (
+            costs_for(recipe, trained, data, network, out),
+            weight_of(trained, network),
+        )
+        names = tuple(trained.models)
+        found.append(
+            evaluate(names, answers, labels, utilities, costs, weight, measure=recipe.measure)
+        )
     (out / "evaluation.json").write_text(json.dumps([asdict(e) for e in found], indent=1) + "\n")
     return tuple(found)
 
@@ -267,29 +307,21 @@ def weight_of(trained: Trained, network: str) -> float:
     return float(points[network]["weight"])
 
 
-def costs_for(trained: Trained, samples: Sequence[Any], network: str, out: Path) -> Costs:
+def costs_for(recipe: Recipe, trained: Trained, data: Path, network: str, out: Path) -> Costs:
     """Return the costs on a network; what was compiled once is in costs.json."""
     path = out / "costs.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if network not in known:
+        samples = calibration(texts_of(recipe, data).unseen, recipe.length)
         known[network] = asdict(costs_of(trained, samples, network))
         path.write_text(json.dumps(known, indent=1) + "\n")
-    data = known[network]
-    return Costs(network, data["router"], tuple(data["models"]), tuple(data["alone"]))
-
-
-def rights_of(trained: Trained, texts: Texts) -> Array:
-    """Return whether each model is right about each text, (N, M)."""
-    return np.stack([_right(model, texts) for model in trained.models.values()], 1)
+    found = known[network]
+    return Costs(network, found["router"], tuple(found["models"]), tuple(found["alone"]))
 
 
 def utilities_of(router: Router, texts: Texts) -> Array:
     """Return the utilities of each text, (N, M)."""
     return predict(router, texts)
-
-
-def _right(model: Classifier, texts: Texts) -> Array:
-    return np.asarray(predict(model, texts).argmax(1) == np.array(texts.labels))
 
 
 def _softmax(logits: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +44,24 @@ class Texts:
         """How many labels there are."""
         return max(self.labels) + 1
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text."""
+        return [len(ids) for ids in self.ids]
+
     def chosen(self, places: Sequence[int]) -> Texts:
         """Return the texts at `places`, in that order."""
         fields = (self.first, self.second, self.ids, self.labels)
         return Texts(*(tuple(f[k] for k in places) for f in fields))  # type: ignore[arg-type]
+
+    def joined(self, other: Texts) -> Texts:
+        """Return the texts, and the other ones behind them."""
+        return Texts(
+            self.first + other.first,
+            self.second + other.second,
+            self.ids + other.ids,
+            self.labels + other.labels,
+        )
 
     def of_length(self, least: int) -> Texts:
         """Return the texts of at least so many tokens."""
@@ -100,12 +115,14 @@ def of_texts(
 def tokens_of(rows: Sequence[Sequence[int]], length: int = 0) -> Tokens:
     """Return ids and masks, (B, n) each, padded to the longest of them, or to `length`."""
     n = max(length, *map(len, rows))
-    ids = torch.full((len(rows), n), PAD)
-    mask = torch.zeros(len(rows), n, dtype=torch.long)
-    for k, row in enumerate(rows):
-        ids[k, : len(row)] = torch.tensor(row)
-        mask[k, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(n) < lengths[:, None]
+    ids = np.full(mask.shape, PAD)
+    ids[mask] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+    }
 
 
 def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -117,13 +134,27 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def held_out(texts: Texts, count: int, seed: int) -> tuple[Texts, Texts]:
-    """Return texts to train with, and at most `count` whole ones that these know nothing of.
+@dataclass(frozen=True)
+class Split:
+    """Texts to train with, and whole ones that these know nothing of.
+
+    known: to train with. unseen: whole texts, held out. near: parts of these, and others that share
+    words with them, at least half as long; of: which of the unseen texts each is nearest to.
+    """
+
+    known: Texts
+    unseen: Texts
+    near: Texts
+    of: tuple[int, ...]
+
+
+def held_out(texts: Texts, count: int, seed: int, run_words: int = 4) -> Split:
+    """Hold out at most `count` texts.
 
     A data set may hold a sentence and its phrases. A text is whole if no other contains it, and
-    what shares a run of RUN words with a held-out text is in neither part.
+    nothing that is trained with shares `run_words` words in a row with a text that is held out.
     """
-    runs = [_runs(f"{a} {b}") for a, b in zip(texts.first, texts.second, strict=True)]
+    runs = [_runs(f"{a} {b}", run_words) for a, b in zip(texts.first, texts.second, strict=True)]
     having: dict[tuple[str, ...], list[int]] = {}
     for k, found in enumerate(runs):
         for run in found:
@@ -135,18 +166,23 @@ def held_out(texts: Texts, count: int, seed: int) -> tuple[Texts, Texts]:
 
     order = np.random.default_rng(seed).permutation(len(texts)).tolist()
     chosen = list(itertools.islice((k for k in order if whole(k)), count))
-    known = {run for k in chosen for run in runs[k]}
-    kept = [k for k in range(len(texts)) if not known & runs[k]]
-    return texts.chosen(sorted(set(kept) - set(chosen))), texts.chosen(chosen)
+    holding: dict[tuple[str, ...], list[int]] = {}
+    for place, k in enumerate(chosen):
+        for run in runs[k]:
+            holding.setdefault(run, []).append(place)
+    held = set(chosen)
+    left = [k for k in range(len(texts)) if k not in held]
+    kept = [k for k in left if not holding.keys() & runs[k]]
+    long = np.mean([len(texts.ids[k]) for k in chosen]) / 2 if chosen else 0.0
+    near = [k for k in left if holding.keys() & runs[k] and len(texts.ids[k]) >= long]
+    shared = [Counter(o for run in runs[k] for o in holding.get(run, ())) for k in near]
+    nearest = tuple(counts.most_common(1)[0][0] for counts in shared)
+    return Split(texts.chosen(kept), texts.chosen(chosen), texts.chosen(near), nearest)
 
 
-RUN = 4
-"""Words in a row that tell that two texts come from one sentence."""
-
-
-def _runs(text: str) -> frozenset[tuple[str, ...]]:
+def _runs(text: str, count: int) -> frozenset[tuple[str, ...]]:
     words = text.split()
-    return frozenset(zip(*(words[k:] for k in range(RUN)), strict=False))
+    return frozenset(zip(*(words[k:] for k in range(count)), strict=False))
 
 
 def _cut(ids: Sequence[int], length: int) -> Sequence[int]:

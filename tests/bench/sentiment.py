@@ -33,9 +33,10 @@ from srcompile.passes.pipeline import ROUTE_COSTS
 from srcompile.runtime.cluster import LocalCluster
 from srcompile.training.costs import compile_pool
 from srcompile.training.evaluate import Evaluation, evaluate
+from srcompile.training.evidence import labels_of
 from srcompile.training.fit import predict
 from srcompile.training.operating import Costs
-from srcompile.training.stages import rights_of, utilities_of, weight_of
+from srcompile.training.stages import utilities_of, weight_of
 from srcompile.training.store import Trained, load_pool
 from srcompile.training.texts import Texts, of_texts, read_texts
 from tests.bench.links import LOOPBACK, add_link_options, link
@@ -144,9 +145,10 @@ def measured_evaluation(trained: Trained, texts: Texts, found: dict[str, Any]) -
     models = tuple(routed[name]["median"] for name in names)
     rule = tuple(found["rule"])
     costs = Costs(found["link"], 0.0, models, alone, rule)
-    right, utilities = rights_of(trained, texts), utilities_of(trained.router, texts)
+    answers = labels_of(list(trained.models.values()), texts)
+    labels, utilities = np.array(texts.labels), utilities_of(trained.router, texts)
     weight = max(rule)  # times the rule's shares, of which the largest is 1
-    return evaluate(tuple(names), right, utilities, costs, weight, "measured")
+    return evaluate(tuple(names), answers, labels, utilities, costs, weight, "measured")
 
 
 def print_results(trained: Trained, texts: Texts, out: Path) -> None:
