@@ -1,13 +1,11 @@
 """Recipes for tasks of GLUE, a quarter of an hour each: `srtrain examples/glue/pool.py:mrpc ...`.
 
-cola: whether a sentence is grammatical. mrpc: whether two sentences say the same. rte, qnli: whether
-the first text follows from, or is answered by, the second.
+cola: whether a sentence is grammatical. mrpc: whether two sentences say the same. rte, qnli:
+whether the second text follows from the first, or answers it.
 
 Sentences have the pool of the sentiment example. A convolution, which sees neighbours only, cannot
 compare two texts, so pairs have layers of MiniLM as the smallest model too.
 """
-
-from collections.abc import Mapping
 
 from srcompile.training import Gate, Recipe, Settings, Student
 
@@ -23,7 +21,7 @@ FOR_PAIRS = {
 }
 
 
-def learning(epochs: int, students: int) -> Mapping[str, Settings]:
+def learning(epochs: int, students: int) -> dict[str, Settings]:
     """Return how the models learn: epochs of the largest one, and of the others."""
     student = Settings(epochs=students, batch=64, tokens=2048, rate=3e-4)
     return {

@@ -44,7 +44,7 @@ def _near(texts: Texts) -> dict[int, Array]:
     rows = F.normalize(minilm.table().weight.detach(), dim=1)
     tokens = torch.tensor(sorted({token for row in texts.ids for token in row}))
     found: dict[int, Array] = {}
-    for some in tokens.split(1024):
+    for some in torch.split(tokens, 1024):
         best = (rows[some] @ rows.T).topk(NEAR + 1, dim=1).indices[:, 1:]
         found |= dict(zip(some.tolist(), best.numpy(), strict=True))
     return found

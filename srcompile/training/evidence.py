@@ -79,23 +79,36 @@ class _Hidden(nn.Module):
 
 
 def fit_last_layer(router: Router, models: list[Classifier], split: Split) -> Evidence:
-    """Fit the last layer of `router` to held-out texts; return what they say."""
+    """Fit the last layer of `router` to held-out texts; return what they say.
+
+    Of a model that is right about all of them, or about none, they say nothing: its utilities stay
+    as they are but for their mean.
+    """
     parts = [texts for texts in (split.unseen, split.near) if len(texts)]
     hidden = np.concatenate([predict(_Hidden(router), texts) for texts in parts])
     right = np.concatenate([rights_of(models, texts) for texts in parts])
     weights = np.repeat([1.0, PART], [len(split.unseen), len(split.near)])
     groups = np.array([*range(len(split.unseen)), *split.of])
-    given = {"sample_weight": weights}
-    folds = GroupKFold(min(FOLDS, len(split.unseen)))
-    target = right.astype(np.float64)
-    utilities = cross_val_predict(
-        RidgeCV(STRENGTHS), hidden, target, groups=groups, cv=folds, params=given
-    )
-    fitted = RidgeCV(STRENGTHS).fit(hidden, target, **given)
+    columns = [_fitted(router, m, hidden, right[:, m], weights, groups) for m in range(len(models))]
+    return Evidence(np.stack(columns, 1), right, weights)
+
+
+def _fitted(
+    router: Router, m: int, hidden: Array, right: Array, weights: Array, groups: Array
+) -> Array:
+    """Fit the row of model m, in place; return cross-fitted utilities of the texts, (N,)."""
+    y, given = right.astype(np.float64), {"sample_weight": weights}
+    row, bias = router.out.weight[m], router.out.bias[m : m + 1]
     with torch.no_grad():
-        router.out.weight.copy_(torch.from_numpy(fitted.coef_))
-        router.out.bias.copy_(torch.from_numpy(fitted.intercept_))
-    return Evidence(utilities, right, weights)
+        if right.all() or not right.any():
+            bias.fill_(y[0] - np.average(hidden @ row.numpy(), weights=weights))
+            return np.asarray(hidden @ row.numpy() + bias.numpy())
+        fitted = RidgeCV(STRENGTHS).fit(hidden, y, **given)
+        row.copy_(torch.from_numpy(fitted.coef_))
+        bias.fill_(fitted.intercept_)
+    folds = GroupKFold(min(FOLDS, len(set(groups.tolist()))))
+    model = RidgeCV(STRENGTHS)
+    return np.asarray(cross_val_predict(model, hidden, y, groups=groups, cv=folds, params=given))
 
 
 def rights_of(models: list[Classifier], texts: Texts) -> Array:

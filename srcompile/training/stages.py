@@ -24,7 +24,7 @@ from srcompile.errors import UserError
 from srcompile.training import minilm
 from srcompile.training.altered import altered
 from srcompile.training.architecture import Classifier
-from srcompile.training.aware import train_aware
+from srcompile.training.aware import OfLogits, train_aware
 from srcompile.training.costs import alone, calibration, costs_of
 from srcompile.training.distill import (
     Learner,
@@ -158,7 +158,8 @@ def _train_with_program(
     quiet: bool,
 ) -> None:
     aware = recipe.aware[name]
-    texts, loss = known, of_labels
+    texts = known
+    loss: OfLogits = of_labels
     if name != recipe.largest:
         texts, targets = lessons_of(recipe, models[recipe.largest], known, out)
         loss = matching(targets)

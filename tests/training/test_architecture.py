@@ -73,6 +73,20 @@ def test_the_table_is_shared_and_never_trained() -> None:
     assert not a.table.weight.requires_grad
 
 
+def test_a_student_starts_from_the_layers_of_its_teacher_if_that_was_all_of_minilm() -> None:
+    teacher = minilm.started(Student(), 2)
+    with torch.no_grad():
+        teacher.trunk.layers[1].up.weight.add_(1.0)
+    student = Student(layers=2, from_layers=(0, 1), activation="relu", pooling="first")
+
+    have = minilm.started(student, 2, teacher).trunk
+    other = minilm.started(student, 2, minilm.started(student, 2)).trunk
+
+    torch.testing.assert_close(have.layers[1].up.weight, teacher.trunk.layers[1].up.weight)
+    torch.testing.assert_close(have.layers[0].up.weight, other.layers[0].up.weight)
+    assert (have.layers[1].up.weight - other.layers[1].up.weight).abs().max() > 0.5
+
+
 def test_six_layers_start_as_minilm() -> None:
     model: Classifier = minilm.started(Student(), 2).eval()
     given = tokens_of(of_texts(TEXTS, [""] * 3, [0] * 3, 32).ids)

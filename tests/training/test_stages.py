@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,9 @@ from click.testing import CliRunner, Result
 import srcompile
 from srcompile.cli.train import main
 from srcompile.training.costs import calibration, pool_of
-from srcompile.training.stages import utilities_of
+from srcompile.training.evidence import Evidence
+from srcompile.training.recipe import load_recipe
+from srcompile.training.stages import lessons_of, texts_of, utilities_of
 from srcompile.training.store import load_pool
 from srcompile.training.texts import read_texts
 from tests.training import made
@@ -55,6 +58,29 @@ def test_all_stages_leave_what_they_say(work: Path) -> None:
     assert "Which model runs is told" in (out / "evaluation.html").read_text()
     log = pd.read_json(out / "runs" / "large" / "log.jsonl", lines=True)
     assert set(log.columns) >= {"step", "train_runtime"}
+    found = Evidence.load(out / "evidence.npz")
+    assert (found.weights == 1).sum() == 40  # held_out of the recipe
+    said = CliRunner().invoke(main, ["table", str(out)])
+    assert said.exit_code == 0, said.output
+    assert "| out | accuracy |" in said.output
+
+
+def test_a_copys_label_is_what_the_largest_model_says(work: Path, tmp_path: Path) -> None:
+    recipe = replace(load_recipe(str(work / "pool.py")), copies=2)
+    known = texts_of(recipe, work / "train.tsv").known
+    largest = load_pool(work / "out").models["large"]
+
+    texts, targets = lessons_of(recipe, largest, known, tmp_path)
+
+    assert len(texts) == len(targets.logits) == 3 * len(known)
+    assert texts.labels[: len(known)] == known.labels
+    assert texts.labels[len(known) :] == tuple(targets.logits.argmax(1)[len(known) :].tolist())
+
+
+def test_a_recipe_is_found_by_its_name(work: Path) -> None:
+    text = made.RECIPE.replace("recipe = ", "tiny = ")
+    (work / "named.py").write_text(text)
+    assert load_recipe(f"{work / 'named.py'}:tiny").largest == "large"
 
 
 def test_the_pool_compiles_and_its_route_is_that_of_the_float_router(work: Path) -> None:
@@ -134,6 +160,9 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
         ("x = 1", "defines no `recipe`"),
         ("import nothing_like_it", "ModuleNotFoundError"),
         (made.RECIPE.replace('stem="small"', 'stem="tiny"'), "speaks of 'tiny'"),
+        (made.RECIPE.replace("held_out=40", "held_out=4"), "an operating point needs 10 or more"),
+        (made.RECIPE.replace("held_out=40", 'measure="bleu"'), "choose accuracy, f1, matthews"),
+        (made.RECIPE.replace("held_out=40", "copies=-1"), "copies is -1"),
     ],
 )
 def test_a_recipe_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from srcompile.errors import UserError
-from srcompile.training.texts import RUN, held_out, of_texts, read_texts
+from srcompile.training.texts import held_out, of_texts, read_texts
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -47,19 +47,40 @@ def test_pairs_are_one_text_with_a_separator_between() -> None:
     assert texts.ids[0].count(separator) == 2
 
 
+SENTENCE = "a film that nobody who loves the cinema should miss"
+OTHER = "these two hours are over sooner than you would like them to be"
+
+
 def test_held_out_texts_are_whole_and_share_no_run_of_words_with_the_others() -> None:
-    sentence = "a film that nobody who loves the cinema should miss"
-    phrases = [" ".join(sentence.split()[k : k + 5]) for k in range(5)]
-    other = "these two hours are over sooner than you would like them to be"
-    data = of_texts([*phrases, sentence, other], [""] * 7, [0] * 7, 64)
+    phrases = [" ".join(SENTENCE.split()[k : k + 5]) for k in range(5)]
+    data = of_texts([*phrases, SENTENCE, OTHER], [""] * 7, [0] * 7, 64)
 
-    known, unseen = held_out(data, 1, seed=0)
+    split = held_out(data, 1, seed=0)
 
-    assert unseen.first in ((sentence,), (other,))
-    runs = {tuple(unseen.first[0].split()[k : k + RUN]) for k in range(20)}
-    for text in known.first:
+    assert split.unseen.first in ((SENTENCE,), (OTHER,))
+    runs = {tuple(split.unseen.first[0].split()[k : k + 4]) for k in range(20)}
+    for text in split.known.first:
         words = text.split()
-        assert not any(tuple(words[k : k + RUN]) in runs for k in range(len(words) - RUN + 1))
+        assert not any(tuple(words[k : k + 4]) in runs for k in range(len(words) - 3))
+
+
+def test_parts_of_held_out_texts_are_near_to_them_unless_they_are_short() -> None:
+    long, short = " ".join(SENTENCE.split()[2:]), " ".join(SENTENCE.split()[:4])
+    data = of_texts([SENTENCE, long, short, OTHER], [""] * 4, [0] * 4, 64)
+
+    split = held_out(data, 2, seed=0)
+
+    assert set(split.unseen.first) == {SENTENCE, OTHER}
+    assert split.near.first == (long,)
+    assert split.unseen.first[split.of[0]] == SENTENCE
+    assert len(split.known) == 0
+
+
+def test_more_words_in_a_row_leave_more_to_train_with() -> None:
+    data = of_texts([SENTENCE, "a film that nobody saw", OTHER], [""] * 3, [0] * 3, 64)
+    for seed in range(4):
+        assert len(held_out(data, 1, seed, run_words=4).known) < 3
+        assert len(held_out(data, 1, seed, run_words=5).known) == 2
 
 
 def test_a_text_that_is_too_long_keeps_its_last_token() -> None:
