@@ -1,4 +1,4 @@
-"""Recipes for tasks of GLUE, a quarter of an hour each: `srtrain examples/glue/pool.py:mrpc ...`.
+"""Recipes for tasks of GLUE: `srtrain examples/glue/pool.py:mrpc ...`.
 
 cola: whether a sentence is grammatical. mrpc: whether two sentences say the same. rte, qnli:
 whether the second text follows from the first, or answers it.
@@ -7,7 +7,10 @@ Sentences have the pool of the sentiment example. A convolution, which sees neig
 compare two texts, so pairs have layers of MiniLM as the smallest model too.
 """
 
+from dataclasses import replace
+
 from srcompile.training import Gate, Recipe, Settings, Student
+from srcompile.training.router import GATE_SETTINGS
 
 FOR_SENTENCES = {
     "small": Student(kind="convolution", layers=2, width=192, window=3),
@@ -37,7 +40,7 @@ cola = Recipe(
     settings=learning(6, 6) | {"small": Settings(epochs=8, batch=128, tokens=2048, rate=3e-3)},
     length=48,
     held_out=800,
-    copies=1,
+    copies=2,
     measure="matthews",
 )
 mrpc = Recipe(
@@ -61,8 +64,8 @@ rte = Recipe(
 )
 qnli = Recipe(
     models=FOR_PAIRS,
-    gate=Gate(stem="small"),
-    settings=learning(2, 3),
+    gate=Gate(stem="small", settings=replace(GATE_SETTINGS, epochs=1)),
+    settings=learning(2, 2),
     length=128,
     held_out=1000,
     run_words=8,

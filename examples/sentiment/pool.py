@@ -15,12 +15,12 @@ recipe = Recipe(
     gate=Gate(stem="small"),
     settings={
         "small": Settings(epochs=6, batch=128, tokens=2048, rate=3e-3),
-        "middle": Settings(epochs=5, batch=64, tokens=2048, rate=3e-4),
+        "middle": Settings(epochs=6, batch=64, tokens=2048, rate=3e-4),
         "large": Settings(epochs=4, batch=64, tokens=2048, rate=1e-4),
     },
     aware={"middle": Aware(texts=256), "large": Aware(texts=128)},
     length=64,
     held_out=1500,
-    copies=2,
+    copies=3,
     axes={"layers": [1, 2, 3], "softmax": ["exact", "2quad"], "ffn": [768, 1536]},
 )

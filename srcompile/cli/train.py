@@ -223,7 +223,7 @@ def _calibrate(
         point = _stages().calibrate(recipe, data, out, network, drop, share)
         click.echo(
             f"{network}: cost weight {point.weight:.4g}; "
-            f"{100 * point.accuracy:.1f} % of held-out texts right "
+            f"{100 * point.accuracy:.1f} % of held-out texts are expected to be right "
             f"at {100 * point.share:.1f} % of the largest model's cost"
         )
 

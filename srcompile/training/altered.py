@@ -26,25 +26,24 @@ SHARE = 0.25
 
 def altered(texts: Texts, copies: int, seed: int) -> Texts:
     """Return `copies` altered copies of each text, with the labels of the originals."""
-    draws = np.random.default_rng(seed)
-    near = _near(texts)
-    kept = set(minilm.tokenizer().all_special_ids)
-    ids = []
-    for row in texts.ids * copies:
-        given = np.array(row)
-        swap = (draws.random(len(given)) < SHARE) & ~np.isin(given, list(kept))
-        given[swap] = [draws.choice(near[token]) for token in given[swap].tolist()]
-        ids.append(tuple(given.tolist()))
     many = texts.chosen([*range(len(texts))] * copies)
-    return replace(many, ids=tuple(ids))
+    if not len(many):
+        return many
+    draws = np.random.default_rng(seed)
+    flat = np.concatenate([np.array(row) for row in many.ids])  # of all texts, (T,)
+    swap = (draws.random(len(flat)) < SHARE) & ~np.isin(flat, minilm.tokenizer().all_special_ids)
+    tokens, place = np.unique(flat, return_inverse=True)
+    chosen = draws.integers(0, NEAR, len(flat))
+    flat[swap] = _near(tokens)[place[swap], chosen[swap]]
+    ends = np.cumsum(many.lengths)[:-1]
+    return replace(many, ids=tuple(tuple(row.tolist()) for row in np.split(flat, ends)))
 
 
-def _near(texts: Texts) -> dict[int, Array]:
-    """Return for each token of the texts those with the most similar rows, NEAR of them."""
+def _near(tokens: Array) -> Array:
+    """Return for each of T tokens those with the most similar rows, (T, NEAR)."""
     rows = F.normalize(minilm.table().weight.detach(), dim=1)
-    tokens = torch.tensor(sorted({token for row in texts.ids for token in row}))
-    found: dict[int, Array] = {}
-    for some in torch.split(tokens, 1024):
-        best = (rows[some] @ rows.T).topk(NEAR + 1, dim=1).indices[:, 1:]
-        found |= dict(zip(some.tolist(), best.numpy(), strict=True))
-    return found
+    found = [
+        (rows[some] @ rows.T).topk(NEAR + 1, dim=1).indices[:, 1:]
+        for some in torch.split(torch.from_numpy(tokens), 1024)
+    ]
+    return torch.cat(found).numpy()
