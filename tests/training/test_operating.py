@@ -53,7 +53,8 @@ def test_a_tolerance_that_cannot_be_met_is_refused() -> None:
 
 
 def test_what_is_expected_to_be_lost_is_nearer_to_the_truth_than_what_is_counted() -> None:
-    expected, counted = [], []
+    expected: list[float] = []
+    counted: list[float] = []
     for seed in range(40):
         utilities, right = texts(400, seed)
         routes = routes_of(utilities, COSTS, 0.25)
@@ -66,7 +67,8 @@ def test_what_is_expected_to_be_lost_is_nearer_to_the_truth_than_what_is_counted
 
 
 def test_parts_of_texts_make_what_is_expected_better_and_get_no_chances_themselves() -> None:
-    alone, helped = [], []
+    alone: list[float] = []
+    helped: list[float] = []
     for seed in range(40):
         utilities, right = texts(1000, seed)
         whole = np.repeat([1.0, 0.3], [200, 800])

@@ -60,9 +60,9 @@ def test_all_stages_leave_what_they_say(work: Path) -> None:
     assert set(log.columns) >= {"step", "train_runtime"}
     found = Evidence.load(out / "evidence.npz")
     assert (found.weights == 1).sum() == 40  # held_out of the recipe
-    said = CliRunner().invoke(main, ["table", str(out)])
-    assert said.exit_code == 0, said.output
-    assert "| out | accuracy |" in said.output
+    result = CliRunner().invoke(main, ["table", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "| out | accuracy |" in result.output
 
 
 def test_a_copys_label_is_what_the_largest_model_says(work: Path, tmp_path: Path) -> None:
