@@ -42,23 +42,25 @@ class Evidence:
     """What is known of N held-out texts, parts of texts among them.
 
     utilities: cross-fitted, (N, M); right: whether each model is right, (N, M); weights: 1 for a
-    whole text, PART for a part, (N,).
+    whole text, PART for a part, (N,); groups: the number of the whole text that it is or is a part
+    of, (N,). Whole texts come first.
     """
 
     utilities: Array
     right: Array
     weights: Array
+    groups: Array
 
     def save(self, path: Path) -> None:
         """Write it, as arrays."""
-        np.savez(path, utilities=self.utilities, right=self.right, weights=self.weights)
+        np.savez(path, **vars(self))
 
     @staticmethod
     def load(path: Path) -> Evidence:
         """Read it. Raises UserError if there is none."""
         try:
             with np.load(path) as found:
-                return Evidence(found["utilities"], found["right"], found["weights"])
+                return Evidence(**{name: found[name] for name in Evidence.__annotations__})
         except (OSError, KeyError, ValueError) as error:
             raise UserError(
                 f"{path} holds no evidence of a pool ({type(error).__name__}); "
@@ -90,7 +92,7 @@ def fit_last_layer(router: Router, models: list[Classifier], split: Split) -> Ev
     weights = np.repeat([1.0, PART], [len(split.unseen), len(split.near)])
     groups = np.array([*range(len(split.unseen)), *split.of])
     columns = [_fitted(router, m, hidden, right[:, m], weights, groups) for m in range(len(models))]
-    return Evidence(np.stack(columns, 1), right, weights)
+    return Evidence(np.stack(columns, 1), right, weights, groups)
 
 
 def _fitted(

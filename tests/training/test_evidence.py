@@ -109,6 +109,7 @@ def test_evidence_comes_back_from_its_file_and_a_missing_one_is_named(tmp_path: 
     back = Evidence.load(tmp_path / "evidence.npz")
     np.testing.assert_array_equal(back.utilities, found.utilities)
     np.testing.assert_array_equal(back.right, found.right)
+    np.testing.assert_array_equal(back.groups, [*range(WHOLE)] * 2)
     with pytest.raises(UserError, match="srtrain router writes it"):
         Evidence.load(tmp_path / "none.npz")
 
