@@ -33,7 +33,7 @@ from srcompile.training.fit import Settings
 Array = np.ndarray[Any, Any]
 
 
-GATE_SETTINGS = Settings(epochs=2, batch=128, rate=1e-3, bfloat16=False)
+GATE_SETTINGS = Settings(epochs=2, batch=128, tokens=4096, rate=1e-3, bfloat16=False)
 
 
 @dataclass(frozen=True)
