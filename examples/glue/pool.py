@@ -7,10 +7,7 @@ Sentences have the pool of the sentiment example. A convolution, which sees neig
 compare two texts, so pairs have layers of MiniLM as the smallest model too.
 """
 
-from dataclasses import replace
-
 from srcompile.training import Gate, Recipe, Settings, Student
-from srcompile.training.router import GATE_SETTINGS
 
 FOR_SENTENCES = {
     "small": Student(kind="convolution", layers=2, width=192, window=3),
@@ -22,6 +19,10 @@ FOR_PAIRS = {
     "middle": Student(layers=4, from_layers=(0, 1, 2, 3), activation="relu", pooling="first"),
     "large": Student(),
 }
+GATE_FOR_PAIRS = Gate(
+    stem="small",
+    settings=Settings(epochs=1, batch=64, tokens=2048, rate=1e-4),  # its trunk is MiniLM's
+)
 
 
 def learning(epochs: int, students: int) -> dict[str, Settings]:
@@ -45,7 +46,7 @@ cola = Recipe(
 )
 mrpc = Recipe(
     models=FOR_PAIRS,
-    gate=Gate(stem="small"),
+    gate=GATE_FOR_PAIRS,
     settings=learning(5, 4),
     length=96,
     held_out=400,
@@ -55,7 +56,7 @@ mrpc = Recipe(
 )
 rte = Recipe(
     models=FOR_PAIRS,
-    gate=Gate(stem="small"),
+    gate=GATE_FOR_PAIRS,
     settings=learning(5, 4),
     length=128,
     held_out=300,
@@ -64,7 +65,7 @@ rte = Recipe(
 )
 qnli = Recipe(
     models=FOR_PAIRS,
-    gate=Gate(stem="small", settings=replace(GATE_SETTINGS, epochs=1)),
+    gate=GATE_FOR_PAIRS,
     settings=learning(2, 2),
     length=128,
     held_out=1000,
