@@ -7,6 +7,7 @@ Sentences have the pool of the sentiment example. A convolution, which sees neig
 compare two texts, so pairs have layers of MiniLM as the smallest model too.
 """
 
+from srcompile.passes.quantise import Formats
 from srcompile.training import Gate, Recipe, Settings, Student
 
 FOR_SENTENCES = {
@@ -19,6 +20,7 @@ FOR_PAIRS = {
     "middle": Student(layers=4, from_layers=(0, 1, 2, 3), activation="relu", pooling="first"),
     "large": Student(),
 }
+FORMATS_FOR_PAIRS = Formats(routing_bits=22)
 GATE_FOR_PAIRS = Gate(
     stem="small",
     settings=Settings(epochs=1, batch=64, tokens=2048, rate=1e-4),  # its trunk is MiniLM's
@@ -47,6 +49,7 @@ cola = Recipe(
 mrpc = Recipe(
     models=FOR_PAIRS,
     gate=GATE_FOR_PAIRS,
+    formats=FORMATS_FOR_PAIRS,
     settings=learning(5, 4),
     length=96,
     held_out=400,
@@ -57,6 +60,7 @@ mrpc = Recipe(
 rte = Recipe(
     models=FOR_PAIRS,
     gate=GATE_FOR_PAIRS,
+    formats=FORMATS_FOR_PAIRS,
     settings=learning(5, 4),
     length=128,
     held_out=300,
@@ -66,6 +70,7 @@ rte = Recipe(
 qnli = Recipe(
     models=FOR_PAIRS,
     gate=GATE_FOR_PAIRS,
+    formats=FORMATS_FOR_PAIRS,
     settings=learning(2, 2),
     length=128,
     held_out=1000,

@@ -42,24 +42,29 @@ def compile_pool(
     )
 
 
-def alone(models: Iterable[Classifier], samples: Sequence[Tokens], network: str) -> list[float]:
+def alone(
+    models: Iterable[Classifier],
+    samples: Sequence[Tokens],
+    network: str,
+    formats: Formats | None = None,
+) -> list[float]:
     """Return projected seconds of each model, as a program of its own."""
-    return [
-        cost(model, samples[0], calibration_inputs=samples, network=network).total.seconds
-        for model in models
-    ]
+    choices = {"calibration_inputs": samples, "network": network, "formats": formats}
+    return [cost(model, samples[0], **choices).total.seconds for model in models]
 
 
-def costs_of(trained: Trained, samples: Sequence[Tokens], network: str) -> Costs:
+def costs_of(
+    trained: Trained, samples: Sequence[Tokens], network: str, formats: Formats | None = None
+) -> Costs:
     """Return projected seconds of the router and the models on a network.
 
     What the router has computed is not counted for the models behind it. Of these only the stem has
     anything in common with it, so only the stem costs something else alone.
     """
-    report = compile_pool(trained, samples, network).cost_report()
+    report = compile_pool(trained, samples, network, formats=formats).cost_report()
     router = next(part for part in report.parts if part.route is None)
     behind = tuple(part.total.seconds for part in report.routed)
-    (stem,) = alone([trained.models[trained.stem]], samples, network)
+    (stem,) = alone([trained.models[trained.stem]], samples, network, formats)
     singles = [
         stem if name == trained.stem else seconds
         for name, seconds in zip(trained.models, behind, strict=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from srcompile.errors import UserError
+from srcompile.passes.quantise import Formats
 from srcompile.training.architecture import MOST_TOKENS, Student
-from srcompile.training.aware import Aware
+from srcompile.training.aware import FORMATS, Aware
 from srcompile.training.evaluate import MEASURES
 from srcompile.training.fit import Settings
 from srcompile.training.router import Gate
@@ -34,6 +35,8 @@ class Recipe:
     measure: what `srtrain evaluate` shows beside accuracy: accuracy, f1 or matthews.
     least_tokens: shorter texts are not trained with.
     most_texts: how many to train with at most, the first ones; 0 for all.
+    formats: those that the pool will be compiled with. A router on layers of attention needs
+        routing_bits of 22 or so, fewer than others.
     aware: of models by name, how they learn with their program behind the rest.
     axes: what `srtrain search` varies, by field of Student, or precision_bits.
     """
@@ -49,6 +52,7 @@ class Recipe:
     least_tokens: int = 0
     seed: int = 0
     most_texts: int = 0
+    formats: Formats = FORMATS
     aware: Mapping[str, Aware] = field(default_factory=dict)
     axes: Mapping[str, Sequence[object]] = field(default_factory=dict)
 

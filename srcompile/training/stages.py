@@ -176,7 +176,7 @@ def train_router(
     split = texts_of(recipe, data)
     known, names, stem = split.known, list(models), recipe.gate.stem
     samples = calibration(split.unseen, recipe.length)
-    singles = np.array(alone(models.values(), samples, TRAINED_FOR))
+    singles = np.array(alone(models.values(), samples, TRAINED_FOR, recipe.formats))
     shares = singles / singles.max()
     shares[names.index(stem)] = 0.0  # the router has computed it
     _, targets = lessons_of(recipe, models[recipe.largest], known, out)
@@ -314,7 +314,7 @@ def costs_for(recipe: Recipe, trained: Trained, data: Path, network: str, out: P
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if network not in known:
         samples = calibration(texts_of(recipe, data).unseen, recipe.length)
-        known[network] = asdict(costs_of(trained, samples, network))
+        known[network] = asdict(costs_of(trained, samples, network, recipe.formats))
         path.write_text(json.dumps(known, indent=1) + "\n")
     found = known[network]
     return Costs(network, found["router"], tuple(found["models"]), tuple(found["alone"]))

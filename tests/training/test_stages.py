@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 
 import srcompile
 from srcompile.cli.train import main
+from srcompile.passes.quantise import Formats
 from srcompile.training.costs import calibration, pool_of
 from srcompile.training.evidence import Evidence
 from srcompile.training.recipe import load_recipe
-from srcompile.training.stages import lessons_of, texts_of, utilities_of
+from srcompile.training.stages import costs_for, lessons_of, texts_of, utilities_of
 from srcompile.training.store import load_pool
 from srcompile.training.texts import read_texts
 from tests.training import made
@@ -75,6 +76,16 @@ def test_a_copys_label_is_what_the_largest_model_says(work: Path, tmp_path: Path
     assert len(texts) == len(targets.logits) == 3 * len(known)
     assert texts.labels[: len(known)] == known.labels
     assert texts.labels[len(known) :] == tuple(targets.logits.argmax(1)[len(known) :].tolist())
+
+
+def test_costs_are_those_of_the_recipes_formats(work: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(work / "pool.py"))
+    coarse = replace(recipe, formats=Formats(precision_bits=4, routing_bits=20))
+    trained = load_pool(work / "out")
+    plain = costs_for(recipe, trained, work / "train.tsv", "lan", work / "out")
+    cheaper = costs_for(coarse, trained, work / "train.tsv", "lan", tmp_path)
+    assert cheaper.router < plain.router
+    assert cheaper.models[-1] < plain.models[-1]
 
 
 def test_a_recipe_is_found_by_its_name(work: Path) -> None:
