@@ -104,7 +104,7 @@ class LinkChannel(TcpChannel):
         rest = super()._read(buffers[:count])  # a header by itself: nothing may follow it
         return _behind(rest + buffers[count:], 0)
 
-    def _length(self, head: bytearray) -> int:
+    def _length(self, head: bytearray | memoryview) -> int:
         number, length = HEADER.unpack(head)
         if number == ENDING and self._received & 0xFFFFFFFF != ENDING:
             self._raise_reason(length)

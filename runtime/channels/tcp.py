@@ -70,7 +70,8 @@ class TcpChannel:
 
     def exchange(self, data: Sequence[memoryview], into: Sequence[memoryview]) -> None:
         """Send the parts `data` as one message and receive one into the parts `into` meanwhile."""
-        self.flush()
+        if self._soon:
+            self.flush()
         self._transfer(self._framed(data), into)
 
     def send_json(self, fields: Mapping[str, Any]) -> None:
@@ -113,15 +114,26 @@ class TcpChannel:
 
     def _transfer(self, out: list[memoryview], into: Sequence[memoryview]) -> None:
         """Write the buffers `out` and fill `into` with one message."""
-        head, size = bytearray(HEADER.size), sum(map(len, into))
-
-        def check() -> None:
-            length = self._length(head)
-            if length != size:
-                raise ProtocolError(f"{self.peer} sent {length} bytes where {size} were expected")
-
-        self._move(out, [memoryview(head), *into], check)
+        size = sum(map(len, into))
+        unsent = self._write(out) if out else out  # a message mostly fits into the socket's buffer
+        if not (unsent or self._ahead) and size < TOGETHER // 2:
+            self._wait(True, False)
+            self._read_ahead()
+        if not unsent and len(self._ahead) >= HEADER.size + size:
+            head, self._ahead = self._ahead[: HEADER.size], self._ahead[HEADER.size :]
+            self._check_length(head, size)
+            for part in into:
+                length = len(part)
+                part[:], self._ahead = self._ahead[:length], self._ahead[length:]
+        else:
+            place = memoryview(bytearray(HEADER.size))
+            self._move(unsent, [place, *into], lambda: self._check_length(place, size))
         self.traffic.received += size
+
+    def _check_length(self, head: memoryview, size: int) -> None:
+        length = self._length(head)
+        if length != size:
+            raise ProtocolError(f"{self.peer} sent {length} bytes where {size} were expected")
 
     def _move(
         self,
@@ -165,9 +177,20 @@ class TcpChannel:
         """Read what is there, straight into buffers if they are large; return what is missing."""
         if sum(map(len, buffers)) >= TOGETHER // 2:
             return self._read(buffers)
-        rest = self._read([self._room])
-        self._ahead = self._room[: TOGETHER - sum(map(len, rest))]
+        self._read_ahead()
         return buffers
+
+    def _read_ahead(self) -> None:
+        """Read what is there, if there is anything."""
+        try:
+            got = self._socket.recv_into(self._room)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self._broke(error) from None
+        if not got:
+            raise ProtocolError(f"{self.peer} closed the connection")
+        self._ahead = self._room[:got]
 
     def _wait(self, to_read: bool, to_write: bool) -> tuple[bool, bool]:
         """Return whether the connection can be read and written, as soon as it can either."""
@@ -206,7 +229,7 @@ class TcpChannel:
     def _broke(self, error: OSError) -> ProtocolError:
         return ProtocolError(f"the connection to {self.peer} broke: {error}")
 
-    def _length(self, head: bytearray) -> int:
+    def _length(self, head: bytearray | memoryview) -> int:
         number, length = HEADER.unpack(head)
         if number != self._received & 0xFFFFFFFF:
             raise ProtocolError(f"{self.peer} sent message {number}, not {self._received}")

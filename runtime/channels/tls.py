@@ -12,7 +12,7 @@ import contextlib
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,20 @@ class TlsChannel(LinkChannel):
         unread: list[memoryview],
         check: Callable[[], None] | None = None,
     ) -> None:
+        self._check_key()
+        super()._move(unsent, unread, check)
+
+    def _transfer(self, out: list[memoryview], into: Sequence[memoryview]) -> None:
+        self._check_key()
+        super()._transfer(out, into)
+
+    def _check_key(self) -> None:
+        """Raise ProtocolError if the key has protected as much as it may."""
         if max(self.traffic.sent, self.traffic.received) > KEY_BYTES:
             raise ProtocolError(
                 f"the link to {self.peer} has carried as much as one TLS key may protect; "
                 "open another session"
             )
-        super()._move(unsent, unread, check)
 
     def _wait(self, to_read: bool, to_write: bool) -> tuple[bool, bool]:
         if to_read and self._tls.pending():
@@ -93,6 +101,10 @@ class TlsChannel(LinkChannel):
         except OSError as error:
             raise self._broke(error) from None
         return buffers
+
+    def _read_ahead(self) -> None:
+        rest = self._read([self._room])
+        self._ahead = self._room[: len(self._room) - sum(map(len, rest))]
 
     def _read(self, buffers: list[memoryview]) -> list[memoryview]:
         try:
