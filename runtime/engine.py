@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,12 +36,16 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """A bound instruction, or a round of messages: its action, and the values it touches."""
+    """A bound instruction, or a part of a round: its action, and the values it touches.
+
+    waits: behind it a run may wait for the peer.
+    """
 
     action: Callable[[Any], None]  # of the Run
     reads: tuple[str, ...]
     makes: tuple[str, ...]
     drops: tuple[str, ...] = ()  # no later step needs them
+    waits: bool = False
 
 
 Plan = Sequence[Step]
@@ -218,30 +223,47 @@ def lay_out(kernels: Kernels, weight: Ring, rows: int) -> Ring | PackedMatrix:
 # -- actions: from the values of a run to a value of it ------------------------------------------
 
 
+def _operands(reads: Sequence[str]) -> Callable[[Env], Sequence[Value]]:
+    """Return what looks up values by name, in order."""
+    if len(reads) > 1:
+        return itemgetter(*reads)
+    return lambda env: [env[name] for name in reads]
+
+
 def _alone(compute: Compute, reads: Sequence[str], out: str) -> Callable[[Run], None]:
+    operands = _operands(reads)
+
     def action(run: Run) -> None:
         env = run.env
-        env[out] = compute(*[env[name] for name in reads])
+        env[out] = compute(*operands(env))
 
-    return action
+    def of_one(run: Run) -> None:
+        env = run.env
+        env[out] = compute(env[only])
+
+    only = reads[0] if len(reads) == 1 else ""
+    return of_one if only else action
 
 
 def into(
     compute: Compute, reads: Sequence[str], out: str, place: Callable[[], Ring]
 ) -> Callable[[Run], None]:
     """Return an action that puts compute(values it reads, a place) into `out`."""
+    operands = _operands(reads)
 
     def action(run: Run) -> None:
         env = run.env
-        env[out] = compute(*[env[name] for name in reads], place())
+        env[out] = compute(*operands(env), place())
 
     return action
 
 
 def _with_run(compute: Compute, reads: Sequence[str], out: str) -> Callable[[Run], None]:
+    operands = _operands(reads)
+
     def action(run: Run) -> None:
         env = run.env
-        value = compute(run, *[env[name] for name in reads])
+        value = compute(run, *operands(env))
         if out:
             env[out] = value
 

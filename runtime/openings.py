@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from srcompile.runtime.engine import Arena, Env, is_message
 from srcompile.runtime.gates import Bytes
@@ -188,8 +188,7 @@ class Round:
             revealed.receive(kernels, run, share)
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A round whose message is written and not yet exchanged, and what `end` needs."""
 
     messages: Round

@@ -120,11 +120,18 @@ class Party:
         }
         self._arriving = [self._plan_arriving(parts) for parts in self._chunks]
         self._late = [[self._plan_late(chunk) for chunk in parts] for parts in self._chunks]
+        self._given = [
+            i for i in program.functions["online"][0] if i.op in ("input", "public_input")
+        ]
+        self._masked = [i for i in self._given if i.op == "input"]
+        self._routes = frozenset(s.route for s in program.segments)
         self._input_chunks = sorted(
-            {self._home[i.inputs[0]][1] for i in self._inputs("input") if i.inputs[0] in self._home}
+            {self._home[i.inputs[0]][1] for i in self._masked if i.inputs[0] in self._home}
         )
         self._taken: list[list[tuple[int, int]]] = []  # by segment, (segment, chunk), in order
-        self._online_plans = [self._plan_online(k, types) for k in range(len(program.segments))]
+        self._stretches = [
+            _stretches(self._plan_online(k, types)) for k in range(len(program.segments))
+        ]
 
     def _plan_arriving(self, parts: Sequence[Chunk]) -> Plan:
         """Return the plan that takes a segment's material as it comes, chunk after chunk."""
@@ -292,7 +299,7 @@ class Party:
     def send_input_masks(self, prepared: Prepared) -> None:
         """Give the client this party's share of the masks of its inputs."""
         env = self._with_masks(prepared)
-        for instruction in self._inputs("input"):
+        for instruction in self._masked:
             mask = env[instruction.inputs[0]]
             assert instruction.type is not None
             self._client.send(self.kernels.pack(mask, instruction.type.width).data)
@@ -304,7 +311,7 @@ class Party:
         """
         self._use(prepared)
         found: Env = {}
-        for instruction in self._inputs("input", "public_input"):
+        for instruction in self._given:
             type_ = _type(instruction)
             data = np.frombuffer(self._client.receive(type_.packed_bytes), np.uint8)
             values = self.kernels.unpack(data, type_.size, type_.width)
@@ -333,10 +340,8 @@ class Party:
         far. Values are freed as soon as nothing needs them.
         """
         assert shared.inputs is not None
-        routes = frozenset(s.route for s in self.program.segments)
-        env = dict(self._engine.public)
-        run = Running(env, routes, {0: shared.shelf}, shared.inputs, self._guarded, observe)
-        run.env.update(self._with_masks(shared))
+        env = self._engine.public | self._with_masks(shared)
+        run = Running(env, self._routes, {0: shared.shelf}, shared.inputs, self._guarded, observe)
         shared.masks = shared.inputs = None
         run.stops = self._stops(run, branches)
         return run
@@ -359,10 +364,11 @@ class Party:
     def _rounds(self, segment: int, run: Running) -> Iterator[Round]:
         """Run a segment, yielding each round whose message is to be exchanged."""
         env = run.env
-        for step in self._online_plans[segment]:
-            step.action(run)
-            for name in step.drops:
-                del env[name]
+        for stretch in self._stretches[segment]:
+            for action, drops in stretch:
+                action(run)
+                for name in drops:
+                    del env[name]
             if run.waiting is not None:
                 yield run.waiting.messages
 
@@ -398,9 +404,6 @@ class Party:
         if self._in_order and prepared.block <= last:
             raise ProtocolError(f"block {prepared.block} is used already, or older than {last}")
         self._last_used[prepared.segment] = prepared.block
-
-    def _inputs(self, *ops: str) -> list[Instruction]:
-        return [i for i in self.program.functions["online"][0] if i.op in ops]
 
     def operand(self, name: str) -> Ring | PackedMatrix:
         """Return this party's share of a weight."""
@@ -442,7 +445,7 @@ class Party:
             if run.observe is not None:
                 run.observe(run.counters.rounds)
 
-        return Step(begin, messages.reads, ()), Step(end, (), messages.makes)
+        return Step(begin, messages.reads, (), waits=True), Step(end, (), messages.makes)
 
 
 class _Block(Protocol):
@@ -531,6 +534,20 @@ class Running:
         if route not in self.routes:
             raise ProtocolError(f"the route is {route}, which is none of this program's")
         self.route = route
+
+
+Stretch = Sequence[tuple[Callable[[Any], None], tuple[str, ...]]]
+"""Actions up to where a run waits, each with the values that no later one needs."""
+
+
+def _stretches(plan: Plan) -> Sequence[Stretch]:
+    """Return a plan, cut where a run waits."""
+    found: list[list[tuple[Callable[[Any], None], tuple[str, ...]]]] = [[]]
+    for step in plan:
+        found[-1].append((step.action, step.drops))
+        if step.waits:
+            found.append([])
+    return found
 
 
 def _take_chunk(segment: int, number: int, run: Running) -> None:
