@@ -38,17 +38,28 @@ class LinkChannel(TcpChannel):
         """Take a silence of this length for the peer's end."""
         self._timeout_s = timeout_s
 
-    def has_something(self) -> bool:
+    @property
+    def closed(self) -> bool:
+        """Whether this end was closed."""
+        return self._socket.fileno() < 0
+
+    def has_something(self, wait_s: float = 0.0) -> bool:
         """Whether the peer has sent something or is gone, which is one if it should be silent.
 
-        Also if the link is closed, by another thread for instance.
+        Also if the link is closed, by another thread for instance. It is waited for up to `wait_s`.
         """
         poll = select.poll()
         try:
             poll.register(self._socket, select.POLLIN)
         except ValueError:
             return True
-        return bool(poll.poll(0))
+        return bool(self._ahead or poll.poll(1000 * wait_s))
+
+    def give_up_after(self, seconds: float) -> None:
+        """Let the system break the link if nothing is confirmed for so long; 0: its own time."""
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+            wait_ms = round(1000 * seconds)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wait_ms)
 
     def fail(self, reason: str) -> None:
         """End the link, and let the peer know why if that is still possible."""

@@ -42,6 +42,10 @@ class TlsChannel(LinkChannel):
         name, version, _ = self._tls.cipher() or ("none", "none", 0)
         return version, name
 
+    def has_something(self, wait_s: float = 0.0) -> bool:
+        """Whether the peer has sent something or is gone; see `LinkChannel`."""
+        return (not self.closed and self._tls.pending() > 0) or super().has_something(wait_s)
+
     def close(self) -> None:
         """End the connection; the peer is told so if it reads."""
         with contextlib.suppress(OSError, ValueError):

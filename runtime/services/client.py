@@ -24,13 +24,14 @@ from srcompile.runtime.program import Program, dumps
 from srcompile.runtime.progress import PHASES, Progress, Watch
 from srcompile.runtime.roles import PARTIES
 from srcompile.runtime.services.limits import silence_limit
-from srcompile.runtime.services.links import Links
+from srcompile.runtime.services.links import Links, Visiting
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import new_id
 from srcompile.runtime.services.trace import SessionTrace, trace_file
 from srcompile.runtime.usage import peak_memory
 
 REASON_S = 3.0
+INTERRUPTED = "the client was interrupted"
 
 
 class Client:
@@ -64,18 +65,33 @@ class Client:
         self._trace.begin("session", program=self._digest)
         limit = silence_limit(self.program, self.settings.timeout)
         with self._closing_on_error():
-            for party in PARTIES:
-                channel, _ = self._links.dial(
-                    party, "infer", session=self.session, digest=self._digest
-                )
+            for channel in self._admitted():
                 channel.wait_at_most(limit)
-                self._channels.append(channel)
-                if self._interrupted:
-                    raise ProtocolError("the client was interrupted")
             ready = [channel.receive_json() for channel in self._channels]
             self.setup_bytes = (_size(ready[0]), _size(ready[1]))
             self.setup_s = time.perf_counter() - began
         return self
+
+    def _admitted(self) -> list[LinkChannel]:
+        """Come to both parties at once, and return the channels when both have admitted this."""
+        visits = [
+            Visiting(self._links, party, "infer", session=self.session, digest=self._digest)
+            for party in PARTIES
+        ]
+        try:
+            for visit in visits:
+                self._channels.append(visit.answer(self._look)[0])
+            self._look()
+        except BaseException as error:
+            said = str(error) if isinstance(error, ProtocolError) else INTERRUPTED
+            for visit in visits[len(self._channels) :]:
+                visit.fail(said)
+            raise
+        return self._channels
+
+    def _look(self) -> None:
+        if self._interrupted:
+            raise ProtocolError(INTERRUPTED)
 
     def __exit__(self, *_: object) -> None:
         """Close the session."""
@@ -154,7 +170,7 @@ class Client:
                 raise ProtocolError(said) from None
             raise
         except BaseException:
-            self._close("the client was interrupted")
+            self._close(INTERRUPTED)
             raise
 
     def _reason(self, error: ProtocolError) -> str | None:

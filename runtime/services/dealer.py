@@ -29,6 +29,8 @@ from srcompile.runtime.services.state import (
 )
 from srcompile.runtime.services.trace import SessionTrace
 
+_LOOK_S = 0.2
+
 
 class DealerService(Service):
     """The dealer as a service."""
@@ -97,19 +99,18 @@ class DealerService(Service):
     def _wait(self, session: str, visit: Visit, done: threading.Event) -> None:
         """Keep a party's link until its session has ended."""
         end = time.monotonic() + self.settings.timeout
-        while not done.wait(min(0.2, max(0.0, end - time.monotonic()))):
+        while not done.wait(_LOOK_S):
             with self._met:
-                late = time.monotonic() > end or self.stopping
+                if session not in self._waiting:
+                    break
                 left = visit.channel.has_something()  # it is silent until the session begins
-                gone = (late or left) and self._waiting.pop(session, None) is not None
-            if gone and left:
-                raise ProtocolError(f"{NAMES[visit.role]} left before its session began")
-            if gone:
-                other = PARTIES[1 - PARTIES.index(visit.role)]
-                raise ProtocolError(f"{other} did not come to the dealer for this session")
-            if late:
-                done.wait()
-                return
+                if left or self.stopping or time.monotonic() > end:
+                    del self._waiting[session]
+                    if left:
+                        raise ProtocolError(f"{NAMES[visit.role]} left before its session began")
+                    other = PARTIES[1 - PARTIES.index(visit.role)]
+                    raise ProtocolError(f"{other} did not come to the dealer for this session")
+        done.wait()
 
     def _serve_session(
         self,

@@ -3,6 +3,10 @@
 The one who connects says its role, what for, and for which session; the other answers that it is
 welcome, or why not. Over TLS the role must be that of the certificate. Which role may come for what
 is in `MAY`.
+
+A visit for one of `KEPT` may be followed by others on its link. When it has ended in order, the one
+who was visited says so and waits for the next; the visitor puts the link aside, and takes it again
+for another session once that word has come.
 """
 
 from __future__ import annotations
@@ -10,14 +14,17 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.channels.link import EndedError, LinkChannel
 from srcompile.runtime.channels.tls import (
     HANDSHAKE_S,
+    KEY_BYTES,
     TlsChannel,
     check_role,
     contexts,
@@ -28,7 +35,7 @@ from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.roles import NAMES, ROLES
 from srcompile.runtime.services.settings import LOOPBACK, Settings
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of what is said between services; roles with another one do not work together."""
 
 MAY: Mapping[tuple[str, str], tuple[str, ...]] = {
@@ -46,6 +53,13 @@ MAY: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("dealer", "party1"): ("status",),
 }
 """Who may come to whom, and what for."""
+
+KEPT = ("peer", "material")
+"""What a visit may be for whose link is kept for the next one."""
+ENDED = {"ended": True}
+_WORN_BYTES = KEY_BYTES >> 2  # a link that has carried so much is not kept
+_LATER_S = 10.0  # how much longer than the visitor the other end keeps a link
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,8 @@ class Links:
 
     def __init__(self, role: str, settings: Settings) -> None:
         self.role, self.settings = role, settings
+        self._kept: defaultdict[str, list[_Kept]] = defaultdict(list)
+        self._lock = threading.Lock()
         self._server: ssl.SSLContext | None = None
         self._client: ssl.SSLContext | None = None
         if not settings.insecure:
@@ -86,30 +102,64 @@ class Links:
                 f"{error.strerror or error}"
             ) from None
 
-    def dial(self, peer: str, purpose: str, **fields: Any) -> tuple[LinkChannel, dict[str, Any]]:
-        """Connect to `peer`; return the channel and its answer.
+    def dial(
+        self,
+        peer: str,
+        purpose: str,
+        *,
+        see: Callable[[LinkChannel], None] = lambda channel: None,
+        **fields: Any,
+    ) -> tuple[LinkChannel, dict[str, Any]]:
+        """Come to `peer`, on a link that was kept or a new one; return the channel and its answer.
 
-        Raises ProtocolError, naming the peer and the address, if it cannot be reached, is not who
-        it should be, or does not want this.
+        `see` gets the channel before the answer is waited for, and may raise. Raises ProtocolError,
+        naming the peer and the address, if it cannot be reached, is not who it should be, or does
+        not want this.
         """
-        place, name = self.settings.endpoint(peer), NAMES[peer]
+        kept = self._taken(peer) if purpose in KEPT else None
+        if kept is not None:
+            began = time.monotonic()
+            try:
+                return kept, self._asked(kept, peer, purpose, fields, see)
+            except EndedError:
+                raise
+            except ProtocolError:  # it broke while nobody used it; if not, another try is too late
+                if time.monotonic() > began + self.settings.timeout:
+                    raise
+        channel = self._connected(peer)
+        return channel, self._asked(channel, peer, purpose, fields, see)
+
+    def _asked(
+        self,
+        channel: LinkChannel,
+        peer: str,
+        purpose: str,
+        fields: Mapping[str, Any],
+        see: Callable[[LinkChannel], None],
+    ) -> dict[str, Any]:
+        """Say what for, and return the answer; after an error the channel is closed."""
         try:
-            connection = socket.create_connection((place.host, place.port), timeout=HANDSHAKE_S)
-        except OSError as error:
-            raise ProtocolError(
-                f"{name} cannot be reached at {place}: {error.strerror or error}"
-            ) from None
-        channel = self._outgoing(connection, peer)
-        try:
+            see(channel)
             channel.send_json(
                 {"protocol": PROTOCOL, "role": self.role, "purpose": purpose, **fields}
             )
             channel.wait_at_most(self.settings.timeout)
             answer = channel.receive_json()
+            channel.give_up_after(0)
+            return answer
         except ProtocolError as error:
             channel.close()
-            raise ProtocolError(f"{name} at {place}: {error}") from None
-        return channel, answer
+            raise type(error)(f"{NAMES[peer]} at {self.settings.endpoint(peer)}: {error}") from None
+
+    def _connected(self, peer: str) -> LinkChannel:
+        place = self.settings.endpoint(peer)
+        try:
+            connection = socket.create_connection((place.host, place.port), timeout=HANDSHAKE_S)
+        except OSError as error:
+            raise ProtocolError(
+                f"{NAMES[peer]} cannot be reached at {place}: {error.strerror or error}"
+            ) from None
+        return self._outgoing(connection, peer)
 
     def _outgoing(self, connection: socket.socket, peer: str) -> LinkChannel:
         if self._client is None:
@@ -150,6 +200,24 @@ class Links:
             channel.fail(str(error))
             raise
 
+    def next_visit(self, visit: Visit) -> Visit | None:
+        """Say that a visit has ended in order, and return the next one on its link.
+
+        None if there is none for a while, or if the visitor has left.
+        """
+        channel = visit.channel
+        try:
+            channel.send_json(ENDED)
+            if not channel.has_something(self.settings.keep_links + _LATER_S):
+                return None
+            channel.wait_at_most(HANDSHAKE_S)
+            return self._introduced(channel, visit.role, visit.name)
+        except EndedError:
+            return None
+        except ProtocolError as error:
+            channel.fail(str(error))
+            return None
+
     def _introduced(self, channel: LinkChannel, certified: str | None, name: str) -> Visit:
         hello = channel.receive_json()
         role, purpose = str(hello.get("role")), str(hello.get("purpose"))
@@ -167,6 +235,103 @@ class Links:
             raise ProtocolError(f"{NAMES[role]} may not come to {NAMES[self.role]} for this")
         channel.wait_at_most(self.settings.timeout)
         return Visit(channel, role, name or NAMES[role], purpose, hello)
+
+    # -- links that are kept
+
+    def keep(self, peer: str, channel: LinkChannel) -> None:
+        """Put a link aside whose visit has ended in order here, or close it if it is worn."""
+        carried = max(channel.traffic.sent, channel.traffic.received)
+        with self._lock:
+            kept = self._kept[peer]
+            few = len(kept) < self.settings.sessions
+            if few and self.settings.keep_links and carried < _WORN_BYTES:
+                kept.append(_Kept(channel, time.monotonic()))
+                return
+        channel.close()
+
+    def let_go(self, *, all_of_them: bool = False) -> None:
+        """Close the links that were put aside for longer than the setting allows, or all."""
+        oldest = time.monotonic() - self.settings.keep_links
+        with self._lock:
+            gone = [k for kept in self._kept.values() for k in kept]
+            gone = [k for k in gone if all_of_them or k.since < oldest]
+            for kept in self._kept.values():
+                kept[:] = [k for k in kept if k not in gone]
+        for each in gone:
+            each.channel.close()
+
+    def _taken(self, peer: str) -> LinkChannel | None:
+        """Return a link to a peer that was kept and on which it waits for the next visit."""
+        while True:
+            with self._lock:
+                kept = self._kept[peer]
+                said = [k for k in kept if k.channel.has_something()]
+                if not said:
+                    return None
+                kept.remove(said[-1])
+            channel = said[-1].channel
+            with contextlib.suppress(ProtocolError, OSError):
+                channel.wait_at_most(_LOOK_S)
+                if channel.receive_json() == ENDED and not channel.has_something():
+                    channel.give_up_after(HANDSHAKE_S)
+                    return channel
+            channel.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A link that nobody uses now, and since when."""
+
+    channel: LinkChannel
+    since: float
+
+
+class Visiting:
+    """A visit to a peer that begins on a thread of its own, while something else is done."""
+
+    def __init__(self, links: Links, peer: str, purpose: str, **fields: Any) -> None:
+        self._error: BaseException | None = None
+        self._found: tuple[LinkChannel, dict[str, Any]] | None = None
+        self._channel: LinkChannel | None = None
+        self._ended = False
+
+        def work() -> None:
+            try:
+                self._found = links.dial(peer, purpose, see=self._see, **fields)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name=f"visits {peer}", daemon=True)
+        self._thread.start()
+
+    def answer(self, look: Callable[[], None] = lambda: None) -> tuple[LinkChannel, dict[str, Any]]:
+        """Return the channel and the peer's answer, when it is there.
+
+        `look` is called meanwhile and may raise. Raises what `Links.dial` raises.
+        """
+        while self._thread.is_alive():
+            self._thread.join(_LOOK_S)
+            look()
+        if self._error is not None:
+            raise self._error
+        assert self._found is not None
+        return self._found
+
+    def fail(self, reason: str) -> None:
+        """End the visit whatever it waits for, and let the peer know why if that is possible."""
+        self._ended = True
+        channel = self._channel
+        if channel is not None:
+            if self._thread.is_alive():
+                channel.interrupt()
+            self._thread.join()
+            if not channel.closed:
+                channel.fail(reason)
+
+    def _see(self, channel: LinkChannel) -> None:
+        self._channel = channel
+        if self._ended:
+            raise ProtocolError("the visit is no longer wanted")
 
 
 def wait_for(listening: socket.socket, until: float) -> socket.socket | None:

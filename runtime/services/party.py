@@ -40,7 +40,7 @@ from srcompile.runtime.roles import NAMES, PARTIES
 from srcompile.runtime.services.batches import Batches, Limits, Together
 from srcompile.runtime.services.health import Gauge
 from srcompile.runtime.services.limits import silence_limit
-from srcompile.runtime.services.links import Visit
+from srcompile.runtime.services.links import Visit, Visiting
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.material import Material, Source, Tell
 from srcompile.runtime.services.memory import Memory, session_bytes
@@ -67,6 +67,8 @@ from srcompile.runtime.services.vault import Vault
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import Stock
 
+_LOOK_S = 0.2
+LEFT = "the client left before its session began"
 DIFFERENT_DEPLOYMENTS = "the parties have different deployments of this program; deploy it again"
 DIFFERENT_STOCKS = (
     "one party keeps a stock of material and the other does not; give both the same 'stock_high'"
@@ -241,24 +243,20 @@ class PartyService(Service):
             visit.channel.wait_at_most(deployment.limit_s)
             self.log.info("session opens", session=session[:8], deployment=deployment.name[:8])
             with contextlib.ExitStack() as links:
-                others: list[LinkChannel] = []
-                try:
-                    peer = links.enter_context(self._peer(session, deployment, visit.channel))
-                    others.append(peer.channel)
-                    dealer = None
-                    if deployment.stock is not None:
-                        seed = deployment.stock.wait_for_seed(self.settings.timeout)
-                    else:
-                        dealer = links.enter_context(self._dealer(session, deployment))
-                        others.append(dealer)
-                        seed = bytes(dealer.receive(SEED_BYTES))
-                    with deployment.party(peer, visit.channel, seed) as (party, opened):
-                        run = self._run(session, visit, peer, dealer, deployment, party, trace)
-                        run.serve(opened, deployment=deployment.name)
-                except Exception as error:
-                    for channel in others:
-                        channel.fail(self.reason(error))
-                    raise
+                dealing = None
+                if deployment.stock is None:
+                    dealing = links.enter_context(self._to_dealer(session, deployment))
+                peer = links.enter_context(self._peer(session, deployment, visit.channel))
+                dealer = None
+                if deployment.stock is not None:
+                    seed = deployment.stock.wait_for_seed(self.settings.timeout)
+                else:
+                    assert dealing is not None
+                    dealer = self._answered(links, dealing, deployment, visit.channel)[0]
+                    seed = bytes(dealer.receive(SEED_BYTES))
+                with deployment.party(peer, visit.channel, seed) as (party, opened):
+                    run = self._run(session, visit, peer, dealer, deployment, party, trace)
+                    run.serve(opened, deployment=deployment.name)
             self.log.info("session ends", session=session[:8])
 
     def _run(
@@ -327,18 +325,43 @@ class PartyService(Service):
         assert dealer is not None
         return Material(party, dealer, deployment.is_used, tell)
 
-    @contextlib.contextmanager
-    def _dealer(self, session: str, deployment: _Deployment) -> Iterator[LinkChannel]:
-        channel, _ = self._links.dial(
+    def _to_dealer(
+        self, session: str, deployment: _Deployment
+    ) -> contextlib.AbstractContextManager[Visiting]:
+        return self._visiting(
             "dealer",
             "material",
             session=session,
             deployment=deployment.name,
             digest=deployment.digest,
         )
-        with self._holding(channel):
-            channel.wait_at_most(deployment.limit_s)
-            yield channel
+
+    @contextlib.contextmanager
+    def _dealer(self, session: str, deployment: _Deployment) -> Iterator[LinkChannel]:
+        """Give the link to the dealer for a run of filling."""
+        with self._to_dealer(session, deployment) as dealing, contextlib.ExitStack() as links:
+            yield self._answered(links, dealing, deployment)[0]
+
+    def _answered(
+        self,
+        links: contextlib.ExitStack,
+        visiting: Visiting,
+        deployment: _Deployment,
+        client: LinkChannel | None = None,
+    ) -> tuple[LinkChannel, dict[str, Any]]:
+        """Return the link of a visit and the peer's answer, when it is there.
+
+        Raises ProtocolError if the client, whose session it is for, leaves meanwhile.
+        """
+
+        def look() -> None:
+            if client is not None and client.has_something():
+                raise ProtocolError(LEFT)
+
+        channel, answer = visiting.answer(look)
+        links.enter_context(self._interrupted_at_end(channel))
+        channel.wait_at_most(deployment.limit_s)
+        return channel, answer
 
     @contextlib.contextmanager
     def _peer(self, session: str, deployment: _Deployment, client: LinkChannel) -> Iterator[_Peer]:
@@ -352,9 +375,11 @@ class PartyService(Service):
             "stock": deployment.stock is not None,
         }
         if self.index == 1:
-            channel, theirs = self._links.dial("party0", "peer", session=session, **mine)
-            with self._holding(channel):
-                channel.wait_at_most(deployment.limit_s)
+            with (
+                self._visiting("party0", "peer", session=session, **mine) as visiting,
+                contextlib.ExitStack() as links,
+            ):
+                channel, theirs = self._answered(links, visiting, deployment, client)
                 if theirs.get("stock") is not mine["stock"]:
                     raise ProtocolError(DIFFERENT_STOCKS)
                 opened = mine["opened"] is theirs.get("opened") is True
@@ -369,12 +394,11 @@ class PartyService(Service):
                         f"party 1 did not come for this session within {self.settings.timeout:g} s"
                     )
                 if client.has_something():
-                    raise ProtocolError("the client left before its session began")
+                    raise ProtocolError(LEFT)
                 self._met.wait(min(left, 0.2))
             visit, done = self._peers.pop(session)
         try:
             if visit.fields.get("deployment") != deployment.name:
-                visit.channel.fail(DIFFERENT_DEPLOYMENTS)
                 raise ProtocolError(DIFFERENT_DEPLOYMENTS)
             together = self.settings.batch > 1
             visit.channel.send_json({**mine, "together": together})
@@ -383,6 +407,9 @@ class PartyService(Service):
             visit.channel.wait_at_most(deployment.limit_s)
             opened = mine["opened"] is visit.fields.get("opened") is True
             yield _Peer(visit.channel, opened, together)
+        except Exception as error:
+            visit.channel.fail(self.reason(error))
+            raise
         finally:
             done.set()
 
@@ -394,11 +421,18 @@ class PartyService(Service):
                 raise ProtocolError("party 1 came twice for one session")
             self._peers[session] = visit, done
             self._met.notify_all()
-        if done.wait(self.settings.timeout):
-            return
-        with self._met:
-            if self._peers.pop(session, None) is not None:
-                raise ProtocolError("the client did not come to party 0 for this session")
+        end = time.monotonic() + self.settings.timeout
+        while not done.wait(_LOOK_S):
+            with self._met:
+                if session not in self._peers:
+                    break
+                left = visit.channel.has_something()
+                if left or time.monotonic() > end:
+                    del self._peers[session]
+                    who = (
+                        "party 1 left before" if left else "the client did not come to party 0 for"
+                    )
+                    raise ProtocolError(f"{who} this session")
         done.wait()
 
 

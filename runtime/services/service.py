@@ -7,6 +7,7 @@ and the service goes on. `stop` lets running sessions end, up to the setting `dr
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -25,12 +26,13 @@ from srcompile.runtime.program import MAX_FILE_BYTES, Program, loads
 from srcompile.runtime.roles import NAMES
 from srcompile.runtime.services.health import Gauge, Health, metrics_text
 from srcompile.runtime.services.histogram import Histogram
-from srcompile.runtime.services.links import Links, Visit, wait_for
+from srcompile.runtime.services.links import KEPT, Links, Visit, Visiting, wait_for
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import Store, checked_digest, checked_id
 from srcompile.runtime.services.trace import SessionTrace, trace_file
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _VISITS = 64  # visits at once, beside the sessions
 _POLL_S = 0.2
 _ENDING_S = 1.0
@@ -67,6 +69,7 @@ class Service:
         self._changed = threading.Condition(self._lock)  # a session has ended
         self._ended = threading.Event()  # no new visits
         self._open: set[LinkChannel] = set()
+        self._resting: set[LinkChannel] = set()  # whose next visit is waited for
         self._running: dict[str, str] = {}  # session -> whose
         self._visits: set[threading.Thread] = set()
         self._acceptor = threading.Thread(target=self._accept, name=f"{role} accepts", daemon=True)
@@ -104,6 +107,9 @@ class Service:
         if self._ended.is_set() or self._acceptor.ident is None:
             return
         self._ended.set()
+        with self._lock:
+            for channel in self._resting:
+                channel.interrupt()
         self._acceptor.join()
         self._listening.close()
         end = time.monotonic() + self.settings.drain
@@ -115,6 +121,7 @@ class Service:
             for channel in left:
                 channel.interrupt()
         self._join(time.monotonic() + 10)
+        self._links.let_go(all_of_them=True)
         if self._health is not None:
             self._health.close()
         self.store.close()
@@ -148,10 +155,11 @@ class Service:
         while not self._ended.is_set():
             connection = wait_for(self._listening, time.monotonic() + _POLL_S)
             if connection is None:
+                self._links.let_go()
                 continue
             thread = threading.Thread(target=self._visit, args=(connection,), daemon=True)
             with self._lock:
-                full = len(self._visits) >= _VISITS + 2 * self.settings.sessions
+                full = len(self._visits) >= _VISITS + 4 * self.settings.sessions
                 if not full:
                     self._visits.add(thread)
             if full:
@@ -176,25 +184,57 @@ class Service:
             self.log.warning("turned a visitor away", reason=error)
             return
         with self._holding(visit.channel):
-            try:
-                self._handlers[visit.purpose](visit)
-            except (RunError, OSError) as error:
-                self.log.warning("a visit failed", peer=visit.role, reason=error)
-                visit.channel.fail(self.reason(error))
-            except Exception as error:  # a mistake of ours: it ends this visit, not the service
-                self.log.error("a visit failed", peer=visit.role, reason=type(error).__name__)
-                visit.channel.fail(self.reason(error))
-                raise
+            next_: Visit | None = visit
+            while next_ is not None and self._handled(next_):
+                next_ = self._next_visit(next_)
+
+    def _handled(self, visit: Visit) -> bool:
+        """Do what a visit is for; return whether it ended in order."""
+        try:
+            self._handlers[visit.purpose](visit)
+        except (RunError, OSError) as error:
+            self.log.warning("a visit failed", peer=visit.role, reason=error)
+            visit.channel.fail(self.reason(error))
+        except Exception as error:  # a mistake of ours: it ends this visit, not the service
+            self.log.error("a visit failed", peer=visit.role, reason=type(error).__name__)
+            visit.channel.fail(self.reason(error))
+            raise
+        return not visit.channel.closed
+
+    def _next_visit(self, visit: Visit) -> Visit | None:
+        """Return the next visit on the link of one that has ended in order, if there is one."""
+        if visit.purpose not in KEPT or not self.settings.keep_links:
+            return None
+        with self._lock:
+            if self.stopping:
+                return None
+            self._resting.add(visit.channel)
+        try:
+            return self._links.next_visit(visit)
+        finally:
+            with self._lock:
+                self._resting.discard(visit.channel)
 
     def reason(self, error: Exception) -> str:
         """Return what others may know about an error."""
         if isinstance(error, RunError):
             return str(error)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return f"the disk of {NAMES[self.role]} is full; free some space on it"
         return f"{NAMES[self.role]} has a problem ({type(error).__name__}); its log says more"
 
     @contextlib.contextmanager
     def _holding(self, channel: LinkChannel) -> Iterator[None]:
         """Close a channel at the end, and interrupt it if the service cannot wait."""
+        with self._interrupted_at_end(channel):
+            try:
+                yield
+            finally:
+                channel.close()
+
+    @contextlib.contextmanager
+    def _interrupted_at_end(self, channel: LinkChannel) -> Iterator[None]:
+        """Interrupt a channel if the service cannot wait."""
         with self._lock:
             self._open.add(channel)
         try:
@@ -202,7 +242,17 @@ class Service:
         finally:
             with self._lock:
                 self._open.discard(channel)
-            channel.close()
+
+    @contextlib.contextmanager
+    def _visiting(self, peer: str, purpose: str, **fields: Any) -> Iterator[Visiting]:
+        """Visit a peer on a thread. The link is kept for the next visit if this one ends well."""
+        visiting = Visiting(self._links, peer, purpose, **fields)
+        try:
+            yield visiting
+        except Exception as error:
+            visiting.fail(self.reason(error))
+            raise
+        self._links.keep(peer, visiting.answer()[0])
 
     @contextlib.contextmanager
     def _session(self, session: str, client: str = "") -> Iterator[SessionTrace]:

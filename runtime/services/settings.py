@@ -224,6 +224,13 @@ class Settings:
         default=300.0,
         metadata=_about(_seconds(0.1, 86400), "how long a session waits for its client"),
     )
+    keep_links: float = field(
+        default=60.0,
+        metadata=_about(
+            _seconds(0, 86400),
+            "how long a link between roles is kept for the next session; 0: not at all",
+        ),
+    )
     drain: float = field(
         default=30.0,
         metadata=_about(

@@ -123,7 +123,8 @@ class Journal:
     def mark(self, *blocks: int) -> None:
         """Write down that blocks are used.
 
-        Raises ProtocolError if one was before, or if the deployment was replaced meanwhile.
+        Raises ProtocolError if one was before, or if the deployment was replaced meanwhile, and
+        OSError if the disk is full or fails; then the file is as it was.
         """
         for block in blocks:
             if not 0 <= block < SETUP_BLOCK:
@@ -141,13 +142,26 @@ class Journal:
                 raise ProtocolError(
                     "the program was deployed again; open another session"
                 ) from None
-            with os.fdopen(descriptor, "wb", buffering=0) as stream:
-                stream.write(b"".join(_entry(block, block) for block in blocks))
-                os.fsync(descriptor)
+            try:
+                _append(descriptor, b"".join(_entry(block, block) for block in blocks))
+            finally:
+                os.close(descriptor)
 
     def __contains__(self, block: int) -> bool:
         with self._lock:
             return any(first <= block <= last for first, last in self._ranges)
+
+
+def _append(descriptor: int, content: bytes) -> None:
+    """Append to a file, durably and whole. Raises OSError, and leaves nothing of it behind."""
+    before, left = os.fstat(descriptor).st_size, memoryview(content)
+    try:
+        while left:  # a disk that is nearly full takes a part without an error
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, before)  # a part of an entry would make the next ones unreadable
+        raise
 
 
 def _entry(first: int, last: int) -> bytes:

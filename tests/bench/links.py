@@ -21,14 +21,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 Ends = tuple[socket.socket, socket.socket]
 
 LOOPBACK = "loopback"
 LOCK = Path("/tmp/netlab.lock")
 NAMESPACES = (Path("/run/netns/party0"), Path("/run/netns/party1"))
-ADDRESS = "10.77.0.1"  # of party 0
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
 _CLONE_NEWNET = 0x40000000
 
 
@@ -61,10 +65,10 @@ def link(name: str, netlab: Path | None = None) -> Iterator[Link]:
         raise SystemExit(f"the link {name} is an emulated one: give the script with --netlab")
     with open(LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        first, second = map(_inside, NAMESPACES)
+        first, second = (partial(run_at, end) for end in NAMESPACES)
         _script(netlab, "up", name)
         try:
-            yield Link(name, lambda: _connected(first, second, ADDRESS))
+            yield Link(name, lambda: _connected(first, second, ADDRESSES[0]))
         finally:
             _script(netlab, "down")
 
@@ -153,27 +157,30 @@ def _here(act: Act) -> socket.socket:
     return act()
 
 
-def _inside(namespace: Path) -> At:
-    """Return what does something in a thread that is in a network namespace, and ends there."""
+def run_at(namespace: Path, act: Callable[[], T]) -> T:
+    """Return what `act` returns in a thread that is in a network namespace, and ends there.
 
-    def act_inside(act: Act) -> socket.socket:
-        made: list[socket.socket | OSError] = []
+    Threads and processes that it starts are in the namespace, too. Raises what it raises, and
+    SystemExit if the namespace is not there.
+    """
+    found: list[T] = []
+    failed: list[BaseException] = []
 
-        def enter() -> None:
-            try:
-                _enter(namespace)
-                made.append(act())
-            except OSError as error:
-                made.append(error)
+    def enter() -> None:
+        try:
+            _enter(namespace)
+            found.append(act())
+        except BaseException as error:
+            failed.append(error)
 
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        if isinstance(made[0], OSError):
-            raise SystemExit(f"no connection in the namespace {namespace}: {made[0]}")
-        return made[0]
-
-    return act_inside
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    if failed and isinstance(failed[0], OSError):
+        raise SystemExit(f"nothing can be done in the namespace {namespace}: {failed[0]}")
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def _enter(namespace: Path) -> None:

@@ -152,7 +152,11 @@ def test_a_party_that_leaves_before_its_session_does_not_keep_the_dealer_waiting
     settings = settings_in(tmp_path, timeout=60.0)
     with running(settings) as cluster:
         (name,) = cluster.dealer.store.deployed().values()
-        fields = {"session": "0" * 32, "deployment": name, "digest": PROGRAM.digest()}
+        fields: dict[str, Any] = {
+            "session": "0" * 32,
+            "deployment": name,
+            "digest": PROGRAM.digest(),
+        }
         links = Links("party0", replace(settings, timeout=0.5))
         with pytest.raises(ProtocolError, match="did not answer"):
             links.dial("dealer", "material", **fields)

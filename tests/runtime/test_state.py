@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,30 @@ def test_marks_are_what_a_set_holds(blocks: list[int], restart: int) -> None:
     assert {b for b in range(41) if b in again} == used
     assert len(file.read_bytes()) <= ENTRY * 21  # what touches is one entry
     file.unlink()
+
+
+def test_a_mark_that_does_not_fit_on_the_disk_is_none_and_the_next_ones_are_whole(
+    tmp_path: Path,
+) -> None:
+    # given room for two marks and a half
+    file = tmp_path / "used"
+    journal = Journal(file)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * ENTRY + ENTRY // 2, hard))
+    try:
+        journal.mark(0)
+        journal.mark(2)
+        with pytest.raises(OSError, match="File too large"):
+            journal.mark(4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    # when there is room again
+    journal.mark(6)
+    # then all marks that returned are there, and the block that was not marked is not used here
+    again = Journal(file)
+    assert [b for b in range(8) if b in again] == [0, 2, 6]
+    with pytest.raises(ProtocolError, match="block 4 is used already"):
+        journal.mark(4)
 
 
 @pytest.mark.parametrize("block", [-1, SETUP_BLOCK])

@@ -23,7 +23,7 @@ from srcompile.runtime.channels.link import EndedError, LinkChannel
 from srcompile.runtime.channels.tls import KEY_BYTES, TlsChannel, contexts, secured
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.roles import ROLES
-from srcompile.runtime.services.links import MAY, Links, Visit
+from srcompile.runtime.services.links import MAY, PROTOCOL, Links, Visit
 from tests.support.services import certificates, settings_in
 
 MEGABYTES = 6
@@ -292,7 +292,7 @@ def tls_client(context: ssl.SSLContext) -> Callable[[socket.socket], Any]:
     def come(connection: socket.socket) -> bytes:
         with context.wrap_socket(connection, server_hostname="127.0.0.1") as tls:
             channel = TlsChannel(tls, "party 0", 5.0)
-            channel.send_json({"protocol": 1, "role": "client", "purpose": "infer"})
+            channel.send_json({"protocol": PROTOCOL, "role": "client", "purpose": "infer"})
             return bytes(channel.receive(1))
 
     return come
@@ -357,7 +357,7 @@ def hello(links: Links, role: str, **fields: Any) -> Callable[[socket.socket], A
         tls, _ = secured(connection, links._client, "127.0.0.1")
         with tls:
             channel = TlsChannel(tls, "party 0", 5.0)
-            channel.send_json({"protocol": 1, "role": role, "purpose": "infer", **fields})
+            channel.send_json({"protocol": PROTOCOL, "role": role, "purpose": "infer", **fields})
             channel.receive_json()
 
     return come
@@ -397,7 +397,7 @@ def test_a_role_may_come_for_what_is_its_own_only(role: str, purpose: str, tmp_p
 def test_another_version_of_the_protocol_is_refused_with_what_would_do(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     server, client = refused(
-        party_welcomes(tmp_path), hello(Links("client", settings), "client", protocol=2)
+        party_welcomes(tmp_path), hello(Links("client", settings), "client", protocol=PROTOCOL + 1)
     )
     assert "install the same version of srcompile on all machines" in str(server)
     assert "install the same version of srcompile on all machines" in str(client)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 HEADER = 5  # bytes of a record's header: type, version, length
@@ -16,7 +17,7 @@ Fault = Callable[["Pipe", bytes], None]
 
 
 class Proxy:
-    """Forwards connections to `port`. `arm` lets a fault happen to the newest connection."""
+    """Forwards connections to `port`. `arm` lets a fault happen to the one that was used last."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -24,6 +25,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._pipes: list[tuple[Pipe, Pipe]] = []
         self._next: Fault | None = None
+        self._armed: Pipe | None = None
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -45,8 +47,10 @@ class Proxy:
                 pipe.start()
 
     def arm(self, fault: Fault, *, back: bool) -> None:
-        """Let a fault happen to the next record of the newest connection in one direction."""
-        self._pipes[-1][back].fault = fault
+        """Let a fault happen to the next record in one direction of the connection used last."""
+        pair = max(self._pipes, key=lambda pair: max(pipe.used for pipe in pair))
+        self._armed = pair[back]
+        self._armed.fault = fault
 
     def cut_next(self, records: int) -> None:
         """Cut the next connection in place of its record number `records` on the way back."""
@@ -54,7 +58,18 @@ class Proxy:
 
     def happened(self) -> bool:
         """Whether the fault that was armed has happened."""
-        return all(pipe.fault is None for pipe in self._pipes[-1])
+        return self._armed is not None and self._armed.fault is None
+
+    @property
+    def connections(self) -> int:
+        """How many there were."""
+        return len(self._pipes)
+
+    def cut_all(self) -> None:
+        """Cut all connections that there are."""
+        for pair in self._pipes:
+            for pipe in pair:
+                pipe.cut()
 
     def close(self) -> None:
         """End all connections."""
@@ -79,12 +94,14 @@ class Pipe(threading.Thread):
         super().__init__(daemon=True)
         self.source, self.sink = source, sink
         self.fault: Fault | None = None
+        self.used = 0.0  # when its last record came, on the monotonic clock
         self.records = self._records()
 
     def run(self) -> None:
         """Forward records until one side has closed."""
         with contextlib.suppress(OSError):
             for record in self.records:
+                self.used = time.monotonic()
                 fault, self.fault = self.fault, None
                 if fault is None:
                     self.sink.sendall(record)
