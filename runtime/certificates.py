@@ -17,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from srcompile.runtime.errors import ConfigError
-from srcompile.runtime.roles import ROLES, is_name, name_uri, role_uri
+from srcompile.runtime.roles import NAMES, ROLES, is_name, name_uri, role_uri
 
 AUTHORITY_DAYS = 1825
 ROLE_DAYS = 397
@@ -66,10 +67,11 @@ def renew_certificates(
 ) -> tuple[Path, ...]:
     """Replace the certificates and keys of all roles, under the authority in `out`.
 
-    Raises ConfigError if a host is none, or if the authority is missing or damaged.
+    A role whose hosts are not given keeps those of its certificate. Raises ConfigError if a host is
+    none, or if the authority or a role's certificate is missing or damaged.
     """
-    names = {role: _names(hosts.get(role) or LOOPBACK_HOSTS) for role in ROLES}
     authority, key = _authority(out)
+    names = {role: _names(hosts.get(role) or hosts_of(out / f"{role}.pem")) for role in ROLES}
     return tuple(
         file for role in ROLES for file in _issue(out, role, names[role], days, authority, key)
     )
@@ -217,13 +219,52 @@ def _write_file(file: Path, content: bytes, mode: int) -> None:
 
 def describe(file: Path) -> tuple[datetime.datetime, datetime.datetime, bytes]:
     """Return a certificate's first and last moment and its key, DER. Raises ConfigError."""
-    try:
-        certificate = x509.load_pem_x509_certificate(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except ValueError:
-        raise ConfigError(f"{file} is no certificate") from None
+    certificate = _read(file)
     key = certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc, key
+
+
+def hosts_of(file: Path) -> tuple[str, ...]:
+    """Return the hosts that a certificate is for. Raises ConfigError."""
+    found = _alternatives(file)
+    addresses = map(str, found.get_values_for_type(x509.IPAddress))
+    return *found.get_values_for_type(x509.DNSName), *addresses
+
+
+def check_own(folder: Path, role: str, host: str | None = None) -> None:
+    """Raise ConfigError unless a role's certificate in `folder` is its own, and for `host`."""
+    file, authority = folder / f"{role}.pem", folder / "ca.pem"
+    uris = _alternatives(file).get_values_for_type(x509.UniformResourceIdentifier)
+    if role_uri(role) not in uris:
+        raise ConfigError(f"{file} is not the certificate of {NAMES[role]}; copy that")
+    try:
+        _read(file).verify_directly_issued_by(_read(authority))
+    except (ValueError, TypeError, InvalidSignature):
+        raise ConfigError(
+            f"{file} is of another authority than {authority}; all roles need certificates that "
+            "one `srrun certs init` made"
+        ) from None
+    hosts = hosts_of(file)
+    if host is not None and host.lower() not in map(str.lower, hosts):
+        raise ConfigError(
+            f"{file} is for {', '.join(hosts)} and not for {host}, where {NAMES[role]} is reached; "
+            f"`srrun certs renew --hosts {role}={host}` makes one that is"
+        )
+
+
+def _alternatives(file: Path) -> x509.SubjectAlternativeName:
+    try:
+        return _read(file).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        raise ConfigError(f"{file} names no role; make it with `srrun certs init`") from None
+
+
+def _read(file: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"{file} is no certificate") from None

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
+
+def error_text(error: OSError) -> str:
+    """Return the system's words for an error, without numbers and without what was tried."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if error.errno is None or error.errno < 0:  # a name that is not known has one below 0
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
+
 
 class RunError(Exception):
     """Base of all errors that the runtime raises on purpose; command lines exit with code 2."""

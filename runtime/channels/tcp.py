@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from srcompile.runtime.channels import Sendable, Traffic
-from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.errors import ProtocolError, error_text
 
 LOOPBACK = "127.0.0.1"
 HEADER = struct.Struct(">II")
@@ -227,7 +227,7 @@ class TcpChannel:
         return _behind(buffers, got)
 
     def _broke(self, error: OSError) -> ProtocolError:
-        return ProtocolError(f"the connection to {self.peer} broke: {error}")
+        return ProtocolError(f"the connection to {self.peer} broke: {error_text(error)}")
 
     def _length(self, head: bytearray | memoryview) -> int:
         number, length = HEADER.unpack(head)

@@ -18,7 +18,7 @@ from typing import Any
 
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.channels.tcp import HEADER, _behind
-from srcompile.runtime.errors import ConfigError, ProtocolError
+from srcompile.runtime.errors import ConfigError, ProtocolError, error_text
 from srcompile.runtime.roles import NAMES, name_of_uri, role_of_uri
 
 HANDSHAKE_S = 10.0
@@ -183,14 +183,21 @@ def contexts(folder: Path, role: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
             context.num_tickets = 0
         try:
             context.load_verify_locations(authority)
+        except (ssl.SSLError, OSError):
+            raise ConfigError(f"{authority} is no certificate; copy it again") from None
+        try:
             context.load_cert_chain(own, key)
         except (ssl.SSLError, OSError) as error:
-            files = f"{authority}, {own} and {key}"
+            wrong = "do not belong together" if _is_mismatch(error) else "cannot be read"
             raise ConfigError(
-                f"{files} cannot be used: {getattr(error, 'reason', None) or error}"
+                f"{own} and {key} {wrong}; copy both again from the folder of `srrun certs init`"
             ) from None
         made.append(context)
     return made[0], made[1]
+
+
+def _is_mismatch(error: OSError) -> bool:
+    return getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
 
 
 def role_of(connection: ssl.SSLSocket) -> str:
@@ -243,7 +250,7 @@ def secured(
         ) from None
     except OSError as error:
         tls.close()
-        raise ProtocolError(f"the TLS handshake did not end: {error}") from None
+        raise ProtocolError(f"the TLS handshake did not end: {error_text(error)}") from None
     except ProtocolError:
         tls.close()
         raise

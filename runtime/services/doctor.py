@@ -29,6 +29,10 @@ from srcompile.runtime.services.vault import sealed_size
 
 CLOCK_S = 60.0
 RENEW_DAYS = 30
+ADVICE = (
+    "somebody answers there: look at its log, at its address in the settings, and at the "
+    "certificates of both"
+)
 FREE_BYTES = 1 << 30
 
 
@@ -71,10 +75,13 @@ def _certificates(role: str, settings: Settings) -> Iterator[Finding]:
             "certificates", True, "none: insecure = true", "anybody on this machine may take part"
         )
         return
+    from srcompile.runtime.certificates import check_own
+
     try:
         Links(role, settings)
+        check_own(settings.certs, role, settings.endpoint(role).host if role in LISTENING else None)
     except RunError as error:
-        yield Finding("certificates", False, str(error), "make them with `srrun certs init`")
+        yield Finding("certificates", False, str(error))
         return
     for file in (settings.certs / "ca.pem", settings.certs / f"{role}.pem"):
         yield _dates(file)
@@ -199,14 +206,27 @@ def _peers(role: str, settings: Settings, digest: str | None) -> list[Finding]:
             channel.close()
             waited = time.time() - began
         except RunError as error:
-            findings.append(
-                Finding(name, False, str(error), "start it, or open its port in the firewall")
-            )
+            away = "cannot be reached" in str(error)
+            advice = "start it, or open its port in the firewall" if away else ADVICE
+            findings.append(Finding(name, False, str(error), advice))
             continue
         findings += _state_of(name, state, began, waited)
         programs = state.get("deployed")
         deployed[peer] = programs if isinstance(programs, dict) else {}
+    if role in LISTENING:
+        deployed[role] = _own_deployments(settings.state / role)
     return findings + _deployments(deployed, digest)
+
+
+def _own_deployments(folder: Path) -> Mapping[str, Any]:
+    """Return the deployments in a role's folder by digest."""
+    found = {}
+    for path in deployments_in(folder):
+        try:
+            found[load(path / "program.srp").digest()] = path.name
+        except RunError:  # then it is not deployed here
+            continue
+    return found
 
 
 def _state_of(

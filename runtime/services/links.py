@@ -31,7 +31,7 @@ from srcompile.runtime.channels.tls import (
     name_of,
     secured,
 )
-from srcompile.runtime.errors import ConfigError, ProtocolError
+from srcompile.runtime.errors import ConfigError, ProtocolError, error_text
 from srcompile.runtime.roles import NAMES, ROLES
 from srcompile.runtime.services.settings import LOOPBACK, Settings
 
@@ -99,7 +99,8 @@ class Links:
         except OSError as error:
             raise ConfigError(
                 f"{NAMES[self.role]} cannot listen on {host} port {place.port}: "
-                f"{error.strerror or error}"
+                f"{error_text(error)}; stop what has the port, or change the setting "
+                f"'{'listen' if self.settings.listen else self.role}'"
             ) from None
 
     def dial(
@@ -147,9 +148,19 @@ class Links:
             answer = channel.receive_json()
             channel.give_up_after(0)
             return answer
+        except EndedError:  # it names the peer, and says why
+            channel.close()
+            raise
         except ProtocolError as error:
             channel.close()
-            raise type(error)(f"{NAMES[peer]} at {self.settings.endpoint(peer)}: {error}") from None
+            place = self.settings.endpoint(peer)
+            raise ProtocolError(f"{NAMES[peer]} at {place}: {error}{self._perhaps()}") from None
+
+    def _perhaps(self) -> str:
+        """Return what an error of the first message on a link may mean, besides."""
+        if self._client is not None:
+            return ""
+        return "; with insecure = true here, it must be so there, too"
 
     def _connected(self, peer: str) -> LinkChannel:
         place = self.settings.endpoint(peer)
@@ -157,7 +168,7 @@ class Links:
             connection = socket.create_connection((place.host, place.port), timeout=HANDSHAKE_S)
         except OSError as error:
             raise ProtocolError(
-                f"{NAMES[peer]} cannot be reached at {place}: {error.strerror or error}"
+                f"{NAMES[peer]} cannot be reached at {place}: {error_text(error)}"
             ) from None
         return self._outgoing(connection, peer)
 

@@ -6,6 +6,7 @@ and the texts of errors, which name peers, rounds and instructions but no values
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -57,8 +58,9 @@ class Log:
             line = f"{moment} {level} {self.role}: {event}{rest}"
         with self.lock:
             stream = self.stream or sys.stderr
-            stream.write(line + "\n")  # at once: a kill leaves no line without its end
-            stream.flush()
+            with contextlib.suppress(OSError):  # a full disk loses a line, and nothing else
+                stream.write(line + "\n")  # at once: a kill leaves no line without its end
+                stream.flush()
 
 
 def _shown(value: object) -> str:

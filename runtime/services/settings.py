@@ -286,10 +286,10 @@ def read_settings(
     values: dict[str, Any] = {}
     if file is not None:
         values |= _from_file(Path(file))
-    for name in READERS:
-        variable = PREFIX + name.upper()
-        if variable in given:
-            values[name] = _read(name, given[variable], f"the environment variable {variable}")
+    for variable, value in given.items():
+        name = variable.removeprefix(PREFIX).lower()
+        if variable.startswith(PREFIX):
+            values[name] = _read(name, value, f"the environment variable {variable}")
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _read(name, value, f"the flag --{name.replace('_', '-')}")

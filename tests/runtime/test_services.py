@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 import signal
 import threading
 import time
@@ -384,6 +386,28 @@ def test_processes_serve_drain_on_sigterm_and_recover_after_a_kill(tmp_path: Pat
         assert "Traceback" not in "".join(map(processes.log, LISTENING))
 
 
+def test_a_full_disk_ends_the_session_and_is_named_and_the_service_recovers(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path)
+    with Processes(tmp_path, settings) as processes:
+        deploy(PROGRAM, settings)
+        session = client(settings).__enter__()
+        check_inference(session, 0)
+        # given a party that cannot write one byte more to its file of marks, and no line of log
+        (used,) = (settings.state / "party0").glob("deployments/*/used")
+        pid, full = processes.processes["party0"].pid, used.stat().st_size
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
+        # then the session ends, and the client learns why
+        with pytest.raises(ProtocolError, match="the disk of party 0 is full; free some space"):
+            session.infer(POOL.samples[0])
+        # and when there is room again, the service goes on
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        with client(settings) as again:
+            check_inference(again, 1)
+        assert "Traceback" not in "".join(map(processes.log, LISTENING))
+
+
 # -- doctor, health -------------------------------------------------------------------------------
 
 
@@ -404,10 +428,30 @@ def test_doctor_says_what_is_wrong_and_what_would_do(tmp_path: Path) -> None:
         assert findings["party 0"].good
         assert findings["program 000000000000"].found == "not deployed at party 0"
         assert "srrun deploy" in findings["program 000000000000"].advice
+    # and the files of another role in place of the client's
+    shutil.copytree(settings.certs, tmp_path / "wrong")
+    for end in ("pem", "key"):
+        shutil.copy(settings.certs / f"owner.{end}", tmp_path / "wrong" / f"client.{end}")
+    (finding,) = [
+        f for f in examine("client", replace(settings, certs=tmp_path / "wrong")) if not f.good
+    ]
+    assert "client.pem is not the certificate of the client; copy that" in finding.found
+    # and none
     empty = replace(settings, certs=tmp_path / "none")
     (finding,) = [f for f in examine("client", empty) if not f.good]
     assert "there is no file" in finding.found
-    assert "srrun certs init" in finding.advice
+    assert "`srrun certs init` makes" in finding.found
+
+
+def test_doctor_finds_that_its_own_role_lost_a_deployment(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    what = f"program {PROGRAM.digest()[:12]}"
+    with running(settings):
+        found = {f.what: f for f in examine("party0", settings)}[what]
+        assert (found.good, found.found) == (True, "deployed at the dealer, party 1, party 0")
+        empty = replace(settings, state=tmp_path / "another")
+        found = {f.what: f for f in examine("party0", empty)}[what]
+        assert (found.good, found.found) == (False, "not deployed at party 0")
 
 
 def test_doctor_looks_at_dates_versions_and_clocks(

@@ -32,6 +32,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "stock_mib": ("100", 100),
     "timeout": ("2.5", 2.5),
     "idle": ("60", 60.0),
+    "keep_links": ("0", 0.0),
     "drain": ("0", 0.0),
     "kernels": ('"numpy"', "numpy"),
     "health_port": ("9000", 9000),
@@ -108,6 +109,12 @@ def test_variables_and_flags_are_named_too() -> None:
         read_settings(None, {}, {"SRCOMPILE_SESSIONS": "x"})
     with pytest.raises(ConfigError, match=r"^the flag --log-level is 'x'; it must be one of debug"):
         read_settings(None, {"log_level": "x"}, {})
+
+
+def test_a_variable_that_names_no_setting_is_an_error() -> None:
+    message = "^the environment variable SRCOMPILE_SESIONS is none; the settings are party0, "
+    with pytest.raises(ConfigError, match=message):
+        read_settings(None, {}, {"SRCOMPILE_SESIONS": "4", "HOME": "/root"})
 
 
 def test_a_setting_that_does_not_exist_is_an_error(tmp_path: Path) -> None:

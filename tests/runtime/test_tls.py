@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ import pytest
 from cryptography import x509
 
 from srcompile.runtime import certificates as module
-from srcompile.runtime.certificates import make_certificates, renew_certificates
+from srcompile.runtime.certificates import (
+    check_own,
+    hosts_of,
+    make_certificates,
+    renew_certificates,
+)
 from srcompile.runtime.channels.link import EndedError, LinkChannel
 from srcompile.runtime.channels.tls import KEY_BYTES, TlsChannel, contexts, secured
 from srcompile.runtime.errors import ConfigError, ProtocolError
@@ -318,17 +324,21 @@ def test_a_certificate_of_another_authority_is_refused_by_both_sides(tmp_path: P
     assert isinstance(client, ProtocolError)
 
 
-def test_an_expired_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long_ago = datetime.timedelta(days=-400)
-    monkeypatch.setattr(module, "_EARLIER", -long_ago)
-    monkeypatch.setattr(module, "ROLE_DAYS", 0)
-    make_certificates(tmp_path / "old", {}, days=-1)
+@pytest.mark.parametrize(
+    ("earlier", "days", "said"),
+    [(400, -1, "certificate has expired"), (-1, 2, "certificate is not yet valid")],
+)
+def test_a_certificate_is_refused_while_the_clock_says_that_it_is_not_valid(
+    earlier: int, days: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_EARLIER", datetime.timedelta(days=earlier))
+    make_certificates(tmp_path / "away", {}, days=days)
     monkeypatch.undo()
     server, client = refused(
-        lambda s: secured(s, contexts(tmp_path / "old", "party0")[0], None),
-        lambda s: secured(s, contexts(tmp_path / "old", "client")[1], "127.0.0.1"),
+        lambda s: secured(s, contexts(tmp_path / "away", "party0")[0], None),
+        lambda s: secured(s, contexts(tmp_path / "away", "client")[1], "127.0.0.1"),
     )
-    assert "certificate has expired" in str(client)
+    assert said in str(client)
     assert isinstance(server, ProtocolError)
 
 
@@ -339,6 +349,17 @@ def test_older_tls_is_refused(tmp_path: Path) -> None:
     server, client = refused(party_welcomes(tmp_path), tls_client(context))
     assert "unsupported protocol" in str(server)
     assert isinstance(client, ssl.SSLError)
+
+
+def test_who_comes_without_tls_learns_that_both_sides_need_it(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    plain = Links("client", replace(settings, insecure=True))
+    with socket.create_server(("127.0.0.1", settings.party0.port)) as listener:
+        _, said = both(
+            lambda: Links("party0", settings).welcome(listener.accept()[0]),
+            lambda: plain.dial("party0", "status"),
+        )
+    assert str(said).endswith("; with insecure = true here, it must be so there, too")
 
 
 def test_plain_tcp_and_noise_are_refused(tmp_path: Path) -> None:
@@ -457,6 +478,32 @@ def test_an_authority_is_not_overwritten_and_roles_are_renewed_under_it(tmp_path
     contexts(tmp_path, "party0")
 
 
+def test_renewed_certificates_keep_their_hosts_unless_others_are_given(tmp_path: Path) -> None:
+    hosts = {"party0": ["p0.example.org", "10.0.0.5"], "dealer": ["dealer.example.com"]}
+    make_certificates(tmp_path, hosts)
+    renew_certificates(tmp_path, {"dealer": ["d.example.com"]})
+    found = {role: hosts_of(tmp_path / f"{role}.pem") for role in ("party0", "party1", "dealer")}
+    assert found == {
+        "party0": ("p0.example.org", "10.0.0.5"),
+        "party1": ("localhost", "127.0.0.1", "::1"),
+        "dealer": ("d.example.com",),
+    }
+
+
+def test_a_roles_own_certificate_is_checked_before_anybody_else_sees_it(tmp_path: Path) -> None:
+    make_certificates(tmp_path, {"party0": ["p0.example.org"]})
+    make_certificates(tmp_path / "others", {})
+    check_own(tmp_path, "party0", "P0.example.org")
+    with pytest.raises(ConfigError, match=r"renew --hosts party0=10\.0\.0\.5` makes one"):
+        check_own(tmp_path, "party0", "10.0.0.5")
+    (tmp_path / "client.pem").write_bytes((tmp_path / "owner.pem").read_bytes())
+    with pytest.raises(ConfigError, match="is not the certificate of the client; copy that"):
+        check_own(tmp_path, "client")
+    (tmp_path / "ca.pem").write_bytes((tmp_path / "others" / "ca.pem").read_bytes())
+    with pytest.raises(ConfigError, match=r"owner\.pem is of another authority than .*ca\.pem;"):
+        check_own(tmp_path, "owner")
+
+
 @pytest.mark.parametrize("host", ["", "a b", "-x", "http://x", "x/y"])
 def test_what_is_no_host_is_refused(host: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no host name and no IP address"):
@@ -469,8 +516,11 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"party0\.key is readable by others; `chmod 600"):
         contexts(tmp_path, "party0")
     (tmp_path / "party1.pem").write_text("none")
-    with pytest.raises(ConfigError, match=r"party1\.pem and .*party1\.key cannot be used"):
+    with pytest.raises(ConfigError, match=r"party1\.pem and .*party1\.key cannot be read"):
         contexts(tmp_path, "party1")
+    (tmp_path / "client.pem").write_bytes((tmp_path / "owner.pem").read_bytes())
+    with pytest.raises(ConfigError, match=r"client\.key do not belong together; copy both again"):
+        contexts(tmp_path, "client")
     (tmp_path / "dealer.pem").unlink()
     with pytest.raises(ConfigError, match=r"there is no file .*dealer\.pem; `srrun certs init`"):
         contexts(tmp_path, "dealer")
