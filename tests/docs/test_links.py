@@ -14,7 +14,7 @@ from srcompile.cli.run import main as srrun
 from tests.docs.documents import ROOT, code_words, documents, indented, links, name_of
 
 TOP = ("srcompile", "passes", "runtime", "examples", "tests", "docs")
-PATH = re.compile(rf"(?:{'|'.join(TOP)})/[\w./-]+")
+PATH = re.compile(rf"(?<![\w/])(?:{'|'.join(TOP)})/[\w./-]+")
 CITED = re.compile(r"\[((?:[A-Z][A-Za-z]*\d\d)(?:, [A-Z][A-Za-z]*\d\d)*)(?:, [^\]]*)?\]")
 
 
