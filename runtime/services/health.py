@@ -16,6 +16,7 @@ from srcompile.runtime.services.histogram import Histogram
 METRICS: Mapping[str, tuple[str, str]] = {
     "sessions": ("counter", "Sessions that were opened."),
     "failed_sessions": ("counter", "Sessions that ended with an error."),
+    "refused_sessions": ("counter", "Sessions that the limits on their number refused."),
     "inferences": ("counter", "Inferences that were finished."),
     "inference_seconds": (
         "histogram",

@@ -241,7 +241,12 @@ class PartyService(Service):
             trace.set(program=deployment.digest)
             visit.channel.send_json({"welcome": True})
             visit.channel.wait_at_most(deployment.limit_s)
-            self.log.info("session opens", session=session[:8], deployment=deployment.name[:8])
+            self.log.info(
+                "session opens",
+                session=session[:8],
+                deployment=deployment.name[:8],
+                client=visit.name,
+            )
             with contextlib.ExitStack() as links:
                 dealing = None
                 if deployment.stock is None:
@@ -429,10 +434,9 @@ class PartyService(Service):
                 left = visit.channel.has_something()
                 if left or time.monotonic() > end:
                     del self._peers[session]
-                    who = (
-                        "party 1 left before" if left else "the client did not come to party 0 for"
-                    )
-                    raise ProtocolError(f"{who} this session")
+                    if left:
+                        raise ProtocolError("party 1 left before its session began")
+                    raise ProtocolError("the client did not come to party 0 for this session")
         done.wait()
 
 

@@ -44,6 +44,7 @@ class Counts:
 
     sessions: int = 0
     failed_sessions: int = 0
+    refused_sessions: int = 0
     inferences: int = 0
     rounds: int = 0
     batches: int = 0
@@ -270,19 +271,24 @@ class Service:
             return len(self._running) < limit and (not each or of_client() < each)
 
         with self._changed:
-            if session in self._running:
-                raise ProtocolError("this session is running already")
-            if not self._changed.wait_for(has_room, _ENDING_S):
-                if len(self._running) < limit:
-                    raise ProtocolError(
-                        f"{NAMES[self.role]} runs {of_client()} sessions of {client}, which is all "
-                        "that the setting 'client_sessions' allows; end one, or try again later"
-                    )
+            known = session in self._running
+            has_room_now = not known and self._changed.wait_for(has_room, _ENDING_S)
+            count, whose = len(self._running), of_client()
+            if has_room_now:
+                self._running[session] = client
+        if known:
+            raise ProtocolError("this session is running already")
+        if not has_room_now:
+            self.count(refused_sessions=1)
+            if count < limit:
                 raise ProtocolError(
-                    f"{NAMES[self.role]} runs {len(self._running)} sessions, which is all that the "
-                    "setting 'sessions' allows; try again later"
+                    f"{NAMES[self.role]} runs {whose} sessions of {client}, which is all "
+                    "that the setting 'client_sessions' allows; end one, or try again later"
                 )
-            self._running[session] = client
+            raise ProtocolError(
+                f"{NAMES[self.role]} runs {count} sessions, which is all that the "
+                "setting 'sessions' allows; try again later"
+            )
         self.count(sessions=1)
         trace = SessionTrace(self._traces, session)
         try:

@@ -126,11 +126,15 @@ def test_many_sessions_run_at_once(cluster: Running) -> None:
 
 def test_more_sessions_than_allowed_are_refused_and_the_others_go_on(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, sessions=1)
-    with running(settings), client(settings) as first:
+    with running(settings) as cluster, client(settings) as first:
         check_inference(first, 0)
         with pytest.raises(ProtocolError, match="runs 1 sessions, which is all that the setting"):
             client(settings).__enter__()
         check_inference(first, 1)
+        refused = [
+            line for line in cluster.parties[0].metrics().splitlines() if "refused_s" in line
+        ]
+        assert refused[-1] == 'srcompile_refused_sessions_total{role="party0"} 1'
 
 
 def test_a_client_that_cannot_reach_party_1_does_not_keep_a_session_of_party_0(
