@@ -89,7 +89,9 @@ class DealerService(Service):
             with self._session(session) as trace:
                 trace.set(program=deployment.digest)
                 channels = (visits[PARTIES[0]].channel, visits[PARTIES[1]].channel)
+                self.log.info("session opens", session=session[:8], deployment=name[:8])
                 self._serve_session(deployment, channels, trace)
+                self.log.info("session ends", session=session[:8])
         except ProtocolError as error:
             first.channel.fail(str(error))
             raise

@@ -286,10 +286,10 @@ def read_settings(
     values: dict[str, Any] = {}
     if file is not None:
         values |= _from_file(Path(file))
-    for variable, value in given.items():
+    for variable, text in given.items():
         name = variable.removeprefix(PREFIX).lower()
         if variable.startswith(PREFIX):
-            values[name] = _read(name, value, f"the environment variable {variable}")
+            values[name] = _read(name, text, f"the environment variable {variable}")
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _read(name, value, f"the flag --{name.replace('_', '-')}")
