@@ -385,5 +385,5 @@ def _open_material(folder: Path, stack: ExitStack) -> Parser:
 TARGETS: Sequence[Target] = (
     Target("program", (ProgramError, InputError, RunError), _open_file, 2 << 30),
     Target("variant", (RunError,), _open_variant, 2 << 30),
-    Target("material", (RunError,), _open_material, 2 << 30),
+    Target("material", (RunError,), _open_material, 2 << 30, waits=True),
 )

@@ -245,6 +245,6 @@ TARGETS = (
     Target("channel", (ProtocolError,), _open_channel),
     Target("handshake", (ProtocolError,), _open_handshake),
     Target("welcome", (ProtocolError,), _open_welcome),
-    Target("visits", (), _open_visits, 2 << 30),
+    Target("visits", (), _open_visits, 2 << 30, waits=True),
     Target("client", (RunError,), _open_client, 2 << 30),
 )
