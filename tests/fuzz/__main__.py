@@ -14,10 +14,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.fuzz import files, programs, wire
+from tests.fuzz import batched, files, programs, stocked, wire
 from tests.fuzz.harness import run_case, serve, watch
 
-TARGETS = {t.name: t for t in (*files.TARGETS, *programs.TARGETS, *wire.TARGETS)}
+MODULES = (files, programs, wire, stocked, batched)
+TARGETS = {target.name: target for module in MODULES for target in module.TARGETS}
 
 
 def main() -> int:
