@@ -56,11 +56,16 @@ def _changed_member(rng: random.Random, name: str, data: bytes) -> bytes:
         return changed_bytes(rng, [data])
 
 
+def changed_file(rng: random.Random, content: bytes) -> bytes:
+    """Return a changed `.srp` file."""
+    return changed_zip(rng, content, _changed_member)
+
+
 def _open_file(folder: Path, stack: ExitStack) -> Parser:
     samples = [dumps(program) for program in programs()]
 
     def parse(rng: random.Random) -> None:
-        found = loads(changed_zip(rng, rng.choice(samples), _changed_member))
+        found = loads(changed_file(rng, rng.choice(samples)))
         again = loads(dumps(found))
         assert again.digest() == found.digest()
         run(found, rng)
@@ -75,13 +80,13 @@ def _open_variant(folder: Path, stack: ExitStack) -> Parser:
     samples = programs()
 
     def parse(rng: random.Random) -> None:
-        changed = _variant(rng, rng.choice(samples))
+        changed = variant(rng, rng.choice(samples))
         run(loads(dumps(changed)), rng)
 
     return parse
 
 
-def _variant(rng: random.Random, program: Program) -> Program:
+def variant(rng: random.Random, program: Program) -> Program:
     """Return a program with a few changes of shapes, widths and attributes, its types adapted."""
     for _ in range(few(rng)):
         change = rng.choice((_other_attribute, _other_slot, _other_constant, _other_operand,
