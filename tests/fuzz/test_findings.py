@@ -295,7 +295,7 @@ def unused(_: object) -> None:
     """Take something that nobody wants."""
 
 
-DEPLOYED = {
+DEPLOYED: dict[str, dict[str, Any]] = {
     "a deployment that is no text": {"deployed": {"ab" * 32: {"a": [1]}}},
     "a program that is none": {"deployed": {"\033[2J": "cd" * 16}},
     "deployments that are a list": {"deployed": ["ab" * 32]},
