@@ -25,6 +25,7 @@ from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.client import receive_outputs, send_inputs
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.engine import Env
+from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.party import Inference, Prepared
 from srcompile.runtime.services.batches import Batches, Limits, Member
 from srcompile.runtime.services.session import route_segments
@@ -32,7 +33,6 @@ from tests.fuzz.harness import Parser, Target
 from tests.fuzz.lies import SILENCE_S, Liar, Work, at_once, linked, side
 from tests.fuzz.stocked import (
     EXPECTED,
-    KERNELS,
     Dealt,
     Side,
     Watched,
@@ -73,7 +73,7 @@ def _given(pair: Sequence[Watched], number: int, dealt: Dealt) -> Given:
         party.journal, party.spent = _Anything(), set()  # type: ignore[assignment]
         party.send_input_masks(shared)
         clients.append(ends[1])
-    send_inputs(PROGRAM, POOL.samples[0], clients, KERNELS)
+    send_inputs(PROGRAM, POOL.samples[0], clients, load_kernels())
     for party, shared in zip(pair, prepared, strict=True):
         party.receive_inputs(shared)
     inputs = [shared.inputs or {} for shared in prepared]
@@ -127,7 +127,7 @@ class Case:
 
 
 def _open_batches(folder: Path, stack: ExitStack) -> Parser:
-    dealer = Dealer(PROGRAM, KERNELS, sources())
+    dealer = Dealer(PROGRAM, load_kernels(), sources())
     blocks = dealt(dealer, MOST)
     made = parties(MOST)
     given = [_given((made[0][k], made[1][k]), k, blocks) for k in range(MOST)]
@@ -185,7 +185,7 @@ def _check_result(made: list[list[Watched]], k: int, runs: Sequence[Inference]) 
         made[p][k].attach(ends[0], ends[0])
         made[p][k].send_outputs(run)
         clients.append(ends[1])
-    outputs = receive_outputs(PROGRAM, clients, KERNELS)
+    outputs = receive_outputs(PROGRAM, clients, load_kernels())
     assert [run.route for run in runs] == [EXPECTED[0]] * 2
     np.testing.assert_allclose(outputs["y"], EXPECTED[1], atol=0.01)
 

@@ -34,7 +34,6 @@ from tests.support.builds import BUILDS, compiled, seeded_sources
 NAMES = ("mlp", "softmax", "gelu", "convolution", "pool", "public mask")
 SMALL = 16 << 20  # bytes of values that a program may have to be run here
 PRODUCTS = 1 << 26
-KERNELS = load_kernels()
 
 
 def programs() -> tuple[Program, ...]:
@@ -269,7 +268,7 @@ def run(program: Program, rng: random.Random) -> None:
     inputs = {t.given: _values(rng, t) for t in program.inputs}
     with np.errstate(all="ignore"):
         if program.target == "plain":
-            PlainRunner(program, KERNELS).infer(inputs)
+            PlainRunner(program, load_kernels()).infer(inputs)
         else:
             session(program, rng).infer(inputs)
 
@@ -283,7 +282,7 @@ def session(program: Program, rng: random.Random, peers: Any = None) -> LocalSes
         first = numbers.integers(0, 1 << 32, type_.shape).astype(ring_dtype(type_.width))
         shares[0][name], shares[1][name] = share_weight(program, name, first)
     sources = seeded_sources(rng.getrandbits(63))
-    return LocalSession(program, KERNELS, shares, sources, peers)
+    return LocalSession(program, load_kernels(), shares, sources, peers)
 
 
 def _small(program: Program) -> bool:

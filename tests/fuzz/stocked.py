@@ -48,7 +48,6 @@ from tests.fuzz.harness import Parser, Target
 from tests.fuzz.lies import Liar, Pair, Work, at_once, linked, side
 from tests.support.services import POOL, PROGRAM
 
-KERNELS = load_kernels()
 SEEDS = (b"the first party.", b"the second party")
 SEGMENTS = range(len(PROGRAM.segments))
 DEALT = 3  # blocks of each segment that are there from the start
@@ -61,7 +60,7 @@ Dealt = dict[tuple[int, int], tuple[list[bytes], list[bytes]]]
 
 def sources() -> tuple[Randomness, Randomness]:
     """Return the randomness that the dealer shares with each party."""
-    return Seeded(SEEDS[0], KERNELS), Seeded(SEEDS[1], KERNELS)
+    return Seeded(SEEDS[0], load_kernels()), Seeded(SEEDS[1], load_kernels())
 
 
 def dealt(dealer: Dealer, count: int) -> Dealt:
@@ -98,7 +97,7 @@ def parties(count: int) -> list[list[Watched]]:
     ends: Any = local.local_pair("party 0", "party 1")
     program, shares = PROGRAM.for_parties(), share_weights(PROGRAM)
     found = [
-        [Watched(program, p, KERNELS, sources()[p], ends[p], ends[p], in_order=False)
+        [Watched(program, p, load_kernels(), sources()[p], ends[p], ends[p], in_order=False)
          for _ in range(count)]
         for p in (0, 1)
     ]  # fmt: skip
@@ -336,9 +335,9 @@ def _ask(count: int, parties: Sequence[LinkChannel], honest: Callable[[], bool])
         blocks = [party.receive_json().get("block") for party in parties]
         if blocks[0] != blocks[1]:
             raise ProtocolError("the parties use different blocks of material")
-        send_inputs(PROGRAM, POOL.samples[0], parties, KERNELS)
+        send_inputs(PROGRAM, POOL.samples[0], parties, load_kernels())
         reports = [party.receive_json() for party in parties]
-        outputs = receive_outputs(PROGRAM, parties, KERNELS)
+        outputs = receive_outputs(PROGRAM, parties, load_kernels())
         if honest():
             assert [report["route"] for report in reports] == [EXPECTED[0]] * 2
             np.testing.assert_allclose(outputs["y"], EXPECTED[1], atol=0.01)
@@ -361,7 +360,7 @@ EXPECTED = _expected()
 
 
 def _open_stock(folder: Path, stack: ExitStack) -> Parser:
-    first = Dealer(PROGRAM, KERNELS, sources())
+    first = Dealer(PROGRAM, load_kernels(), sources())
     blocks = dealt(first, DEALT)
     made = parties(2)
     stack.enter_context(mock.patch.object(link, "_LINGER_S", 0.1))
@@ -369,7 +368,7 @@ def _open_stock(folder: Path, stack: ExitStack) -> Parser:
     stack.enter_context(mock.patch.object(stocked, "_BUSY_S", 0.02))
 
     def dealer() -> Dealer:
-        return Dealer(PROGRAM, KERNELS, sources(), first)
+        return Dealer(PROGRAM, load_kernels(), sources(), first)
 
     def parse(rng: random.Random) -> None:
         shutil.rmtree(folder / "case", ignore_errors=True)
