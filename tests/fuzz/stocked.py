@@ -1,8 +1,8 @@
-"""The target `stock`: dealer and parties fill stocks of material and use them, and one lies.
+"""The target `stock`: dealer and parties fill stocks of material and use them for clients.
 
-All three are the real ones, on threads, over links on which one side changes what it says. What is
-held to, at each party: a block is used once, after it is written down; nothing stays held; and what
-lies on the disk is what a restart finds.
+One of them lies. Dealer and parties are the real ones, on threads, over links on which one side
+changes what it says. What is held to, at each party: a block is used once, after it is written
+down; nothing stays held; and what lies on the disk is what a restart finds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SEGMENTS = range(len(PROGRAM.segments))
 DEALT = 3  # blocks of each segment that are there from the start
 LEVELS = Levels(1, 3)
 EMPTY_S = 0.05  # how long a session waits for a stock to be filled
-DEALER = 2  # the liar, if it is neither party
+DEALER, CLIENT = 2, 3  # liars that are neither party
 Dealt = dict[tuple[int, int], tuple[list[bytes], list[bytes]]]
 """The messages of blocks, by block and segment, for both parties."""
 
@@ -197,6 +197,7 @@ def _other(rng: random.Random) -> dict[str, Any]:
             {"blocks": [[n, n % 4] for n in numbers[:4]], "together": False},
             {"fetch": rng.choice((None, [], [0], [3, 3, 1], [n % 5 for n in numbers]))},
             {"stored": numbers[0]},
+            {"command": rng.choice(("infer", "stop", "x"))},
         )
     )
 
@@ -236,7 +237,7 @@ def _filling(c: Cluster, lie: Lie, stack: ExitStack) -> list[Work]:
     """Return what dealer and parties do in a run that fills the stocks."""
     rng, works = c.rng, list[Work]()
     peers = stack.enter_context(linked(rng, ("party 0", "party 1"), lie.of(0, 1)))
-    dealers = _dealers(c, lie, stack)
+    dealers = _links(c, lie, DEALER, "the dealer", stack)
     sizes = [material_bytes(PROGRAM, segment) for segment in SEGMENTS]
     for p, run in enumerate((_lead, follow)):
         place = Place(
@@ -251,11 +252,10 @@ def _filling(c: Cluster, lie: Lie, stack: ExitStack) -> list[Work]:
     return [*works, _dealing(c, dealers)]
 
 
-def _dealers(c: Cluster, lie: Lie, stack: ExitStack) -> list[Pair]:
-    """Return the links of both parties to the dealer."""
+def _links(c: Cluster, lie: Lie, role: int, name: str, stack: ExitStack) -> list[Pair]:
+    """Return the links of both parties to a role."""
     return [
-        stack.enter_context(linked(c.rng, (f"party {p}", "the dealer"), lie.of(p, DEALER)))
-        for p in (0, 1)
+        stack.enter_context(linked(c.rng, (f"party {p}", name), lie.of(p, role))) for p in (0, 1)
     ]
 
 
@@ -281,8 +281,8 @@ def _session(c: Cluster, lie: Lie, number: int, stack: ExitStack, *, stocked: bo
     """Return what all do in a client's session, on material from the stock or the dealer."""
     rng, works = c.rng, list[Work]()
     peers = stack.enter_context(linked(rng, ("party 0", "party 1"), lie.of(0, 1)))
-    clients = [stack.enter_context(linked(rng, (f"party {p}", "the client"))) for p in (0, 1)]
-    dealers = [] if stocked else _dealers(c, lie, stack)
+    clients = _links(c, lie, CLIENT, "the client", stack)
+    dealers = [] if stocked else _links(c, lie, DEALER, "the dealer", stack)
     for p in (0, 1):
         party, own = c.parties[p][number], c.sides[p]
         party.journal, party.spent = own.journal, own.spent
@@ -295,7 +295,7 @@ def _session(c: Cluster, lie: Lie, number: int, stack: ExitStack, *, stocked: bo
     ends = [client.ends[1] for client in clients]
 
     def honest() -> bool:
-        return not any(pair.lies() for pair in (peers, *dealers)) and not c.lied
+        return not any(pair.lies() for pair in (peers, *clients, *dealers)) and not c.lied
 
     works.append(side(partial(_ask, rng.randint(1, 3), ends, honest), ends))
     return works
@@ -385,7 +385,7 @@ def _open_stock(folder: Path, stack: ExitStack) -> Parser:
         numbers, lied = itertools.count(max(blocks)[0] + 1), False
         before = list[bytes]()
         for _ in range(rng.randint(1, 3)):
-            lie = Lie(rng.randrange(3), rng.choice((0.0, 0.05, 0.2, 0.6)), before)
+            lie = Lie(rng.randrange(4), rng.choice((0.0, 0.05, 0.2, 0.6)), before)
             lied |= lie.liar == DEALER and lie.chance > 0
             c = Cluster(rng, sides, made, dealer, numbers, lied)
             with ExitStack() as links:
