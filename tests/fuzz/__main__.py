@@ -14,10 +14,10 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.fuzz import asked, batched, compared, files, programs, stocked, trained, wire
+from tests.fuzz import asked, batched, compared, files, programs, secured, stocked, trained, wire
 from tests.fuzz.harness import run_case, serve, watch
 
-MODULES = (files, programs, wire, stocked, batched, asked, compared, trained)
+MODULES = (files, programs, wire, stocked, batched, asked, compared, trained, secured)
 TARGETS = {target.name: target for module in MODULES for target in module.TARGETS}
 
 

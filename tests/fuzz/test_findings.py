@@ -35,6 +35,7 @@ from srcompile.runtime.roles import LISTENING
 from srcompile.runtime.services.batches import Batches, Limits, Member
 from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import Health
+from srcompile.runtime.services.links import Links
 from srcompile.runtime.services.settings import read_settings
 from srcompile.runtime.services.state import Store, stored_opened
 from srcompile.runtime.shares import read_shares, write_shares
@@ -42,7 +43,7 @@ from tests.fuzz.lies import at_once, linked
 from tests.fuzz.mutations import bomb, npy
 from tests.fuzz.wire import FakeRoles, framed, insecure
 from tests.support.builds import BUILDS, compiled
-from tests.support.services import free_ports
+from tests.support.services import free_ports, settings_in
 
 MLP = compiled(BUILDS["mlp"]).program
 LONG = "9" * 5000  # Python converts no more than 4300 digits
@@ -259,6 +260,21 @@ def test_a_stranger_with_strange_letters_is_turned_away(what: str) -> None:
         # when it is asked in, then it is refused like any other
         with pytest.raises(ProtocolError, match="another token or another program"):
             admit(ours, {"client": "the client"}, b"t" * 32, "00" * 32)
+
+
+def test_a_visitor_that_says_something_and_resets_the_connection_is_turned_away(
+    tmp_path: Path,
+) -> None:
+    # given one who is gone before TLS begins, with something left to be read
+    links = Links("party0", settings_in(tmp_path))
+    ours, theirs = pair()
+    theirs.sendall(b"hello")
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    # when it is asked in, then it is refused like any other, and its connection is closed
+    with pytest.raises(ProtocolError, match="TLS"):
+        links.welcome(ours)
+    assert ours.fileno() == -1
 
 
 def test_a_control_message_that_is_nested_without_an_end_is_refused() -> None:

@@ -17,6 +17,7 @@ FEW = {
     "stock": 15,
     "batches": 20,
     "compare": 20,
+    "tls": 30,
 }
 SEED = 1
 

@@ -42,7 +42,7 @@ def text(fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
-def _changed_stream(rng: random.Random, messages: Sequence[bytes]) -> bytes:
+def changed_stream(rng: random.Random, messages: Sequence[bytes]) -> bytes:
     """Return messages with a change: in a JSON text, in any bytes, in their order."""
     changed, what = list(messages), rng.random()
     if what < 0.6:
@@ -80,7 +80,7 @@ CONTROL = {"progress": ["online", 1, 2], "block": 3, "nonce": "00" * 16, "proof"
 
 def _open_channel(folder: Path, stack: ExitStack) -> Parser:
     def parse(rng: random.Random) -> None:
-        stream = _changed_stream(rng, [text(CONTROL), bytes(20), text({}), bytes(300), b""])
+        stream = changed_stream(rng, [text(CONTROL), bytes(20), text({}), bytes(300), b""])
         with _from_peer(stream) as connection:
             kind = rng.choice((TcpChannel, LinkChannel))
             channel = kind(connection, "the peer", 5.0)
@@ -100,11 +100,11 @@ def _open_channel(folder: Path, stack: ExitStack) -> Parser:
 
 
 def _open_handshake(folder: Path, stack: ExitStack) -> Parser:
-    hello, proof = {"role": "party1", "nonce": "00" * 16}, {"proof": "11" * 32}
+    role, proof = {"role": "party1", "nonce": "00" * 16}, {"proof": "11" * 32}
     roles = {"party1": "party 1", "client": "the client"}
 
     def parse(rng: random.Random) -> None:
-        with _from_peer(_changed_stream(rng, [text(hello), text(proof)])) as connection:
+        with _from_peer(changed_stream(rng, [text(role), text(proof)])) as connection:
             if rng.random() < 0.5:
                 admit(connection, roles, TOKEN, DIGEST)
             else:
@@ -119,7 +119,7 @@ def insecure(folder: Path, **given: Any) -> Settings:
     return read_settings(None, {**places, "insecure": True, "state": folder / "state", **given}, {})
 
 
-def _hello(role: str, purpose: str, **fields: Any) -> bytes:
+def hello(role: str, purpose: str, **fields: Any) -> bytes:
     return text({"protocol": PROTOCOL, "role": role, "purpose": purpose, **fields})
 
 
@@ -128,8 +128,8 @@ def _open_welcome(folder: Path, stack: ExitStack) -> Parser:
 
     def parse(rng: random.Random) -> None:
         (role, to), purposes = rng.choice(list(MAY.items()))
-        hello = _hello(role, rng.choice(purposes), session="00" * 16)
-        with _from_peer(_changed_stream(rng, [hello])) as connection:
+        first = hello(role, rng.choice(purposes), session="00" * 16)
+        with _from_peer(changed_stream(rng, [first])) as connection:
             visit = Links(to, settings).welcome(connection)
             assert visit.role in ROLES
             assert visit.purpose in MAY[visit.role, to]
@@ -147,14 +147,14 @@ def _conversation(rng: random.Random, deployment: str) -> tuple[str, list[bytes]
     session = secrets.token_hex(16)
     if purpose == "deploy":
         content = dumps(PROGRAM.for_parties(), weights=False)
-        hello = _hello(role, purpose, deployment=secrets.token_hex(16), digest=DIGEST,
+        first = hello(role, purpose, deployment=secrets.token_hex(16), digest=DIGEST,
                        size=len(content))  # fmt: skip
         shares = [bytes(PROGRAM.constants[n].type.packed_bytes) for n in PROGRAM.weights()]
-        said = [hello, content, *(shares if to != "dealer" else ()), text({"command": "activate"})]
+        said = [first, content, *(shares if to != "dealer" else ()), text({"command": "activate"})]
         return to, said
     fields = {"session": session, "digest": DIGEST, "deployment": deployment, "opened": False}
     commands = [text({"command": "infer"}), text({"command": "stop"})]
-    return to, [_hello(role, purpose, **fields), *commands]
+    return to, [hello(role, purpose, **fields), *commands]
 
 
 def _open_visits(folder: Path, stack: ExitStack) -> Parser:
@@ -169,7 +169,7 @@ def _open_visits(folder: Path, stack: ExitStack) -> Parser:
         before = _mistakes(cluster)
         with socket.create_connection((place.host, place.port), timeout=20) as connection:
             with contextlib.suppress(OSError):
-                connection.sendall(_changed_stream(rng, said))
+                connection.sendall(changed_stream(rng, said))
                 connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionError):
                 while connection.recv(1 << 16):
@@ -214,7 +214,7 @@ class FakeRoles:
         """Let all roles say this, one of them something else."""
         self.streams = {role: framed(messages) for role, messages in said.items()}
         changed = rng.choice(list(said))
-        self.streams[changed] = _changed_stream(rng, said[changed])
+        self.streams[changed] = changed_stream(rng, said[changed])
 
     def _serve(self, listening: socket.socket, role: str) -> None:
         while True:
