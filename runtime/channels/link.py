@@ -23,6 +23,11 @@ _LINGER_S = 1.0
 _SKIPPED = 1 << 26  # a longer message is not waited for, to find out why a link ended
 
 
+def printable(text: str) -> str:
+    """Return a peer's text so that a terminal or a log shows it, and does nothing else."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 class EndedError(ProtocolError):
     """The peer ended the session, and said why."""
 
@@ -126,9 +131,9 @@ class LinkChannel(TcpChannel):
             raise ProtocolError(f"{self.peer} ended the session without a proper reason")
         text = bytearray(length)
         self._move([], [memoryview(text)])
-        reason = text.decode("utf-8", "replace")
-        printable = "".join(c if c.isprintable() else "?" for c in reason)
-        raise EndedError(f"{self.peer} ended the session: {printable}")
+        raise EndedError(
+            f"{self.peer} ended the session: {printable(text.decode(errors='replace'))}"
+        )
 
 
 def _shut(connection: socket.socket, how: int) -> None:

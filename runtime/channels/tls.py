@@ -232,28 +232,28 @@ def secured(
     `host` is where it was connected to; None for one that was accepted. Raises ProtocolError unless
     the other side has a certificate of this cluster's authority, for this host, with a role.
     """
-    connection.settimeout(HANDSHAKE_S)
-    tls = context.wrap_socket(
-        connection,
-        server_side=host is None,
-        server_hostname=host,
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-    )
-    try:
-        tls.do_handshake()
-        return tls, role_of(tls)
-    except ssl.SSLError as error:
-        tls.close()
-        raise ProtocolError(
-            f"no TLS 1.3 with a certificate of this cluster: {_reason(error)}"
-        ) from None
-    except OSError as error:
-        tls.close()
-        raise ProtocolError(f"the TLS handshake did not end: {error_text(error)}") from None
-    except ProtocolError:
-        tls.close()
-        raise
+    with contextlib.ExitStack() as undo:
+        undo.callback(connection.close)
+        try:
+            connection.settimeout(HANDSHAKE_S)
+            tls = context.wrap_socket(
+                connection,
+                server_side=host is None,
+                server_hostname=host,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=False,
+            )
+            undo.callback(tls.close)
+            tls.do_handshake()
+            found = role_of(tls)
+        except ssl.SSLError as error:
+            raise ProtocolError(
+                f"no TLS 1.3 with a certificate of this cluster: {_reason(error)}"
+            ) from None
+        except OSError as error:
+            raise ProtocolError(f"the TLS handshake did not end: {error_text(error)}") from None
+        undo.pop_all()
+        return tls, found
 
 
 def check_role(found: str, wanted: str) -> None:

@@ -281,8 +281,10 @@ class Batches:
         return member.outcome()
 
     def _follow(self, leader: Member, sessions: Sequence[str]) -> None:
-        """Run the batch that party 0 says."""
+        """Run the batch that party 0 says. Raises ProtocolError if another one has its leader."""
         with self._lock:
+            if leader.session not in self._ready:
+                raise ProtocolError("party 0 says that this session is in two batches")
             found = [self._ready.pop(session, None) for session in sessions]
         batch = [member for member in found if member is not None]
         try:

@@ -6,6 +6,7 @@ the role talks to: whether it is there, its version, its clock, and the programs
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import shutil
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import srcompile
-from srcompile.runtime.errors import RunError
+from srcompile.runtime.channels.link import printable
+from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.material import material_bytes
 from srcompile.runtime.program import load
@@ -24,7 +26,12 @@ from srcompile.runtime.roles import LISTENING, NAMES, PARTIES
 from srcompile.runtime.services.links import MAY, Links
 from srcompile.runtime.services.refill import room_in, size_in
 from srcompile.runtime.services.settings import Settings
-from srcompile.runtime.services.state import deployments_in, is_held
+from srcompile.runtime.services.state import (
+    checked_digest,
+    checked_id,
+    deployments_in,
+    is_held,
+)
 from srcompile.runtime.services.vault import sealed_size
 
 CLOCK_S = 60.0
@@ -195,7 +202,7 @@ def _port(role: str, settings: Settings) -> Finding:
 
 def _peers(role: str, settings: Settings, digest: str | None) -> list[Finding]:
     findings: list[Finding] = []
-    deployed: dict[str, Mapping[str, Any]] = {}
+    deployed: dict[str, Mapping[str, str]] = {}
     for peer in LISTENING:
         if "status" not in MAY.get((role, peer), ()):
             continue
@@ -211,8 +218,7 @@ def _peers(role: str, settings: Settings, digest: str | None) -> list[Finding]:
             findings.append(Finding(name, False, str(error), advice))
             continue
         findings += _state_of(name, state, began, waited)
-        programs = state.get("deployed")
-        deployed[peer] = programs if isinstance(programs, dict) else {}
+        deployed[peer] = _deployed(state.get("deployed"))
     if role in LISTENING:
         deployed[role] = _own_deployments(settings.state / role)
     return findings + _deployments(deployed, digest)
@@ -232,7 +238,7 @@ def _own_deployments(folder: Path) -> Mapping[str, Any]:
 def _state_of(
     name: str, state: Mapping[str, Any], began: float, waited: float
 ) -> Iterator[Finding]:
-    version, clock = str(state.get("version"))[:40], state.get("time")
+    version, clock = printable(str(state.get("version"))[:40]), _seconds(state.get("time"))
     same = version == srcompile.__version__
     yield Finding(
         name,
@@ -240,13 +246,29 @@ def _state_of(
         f"answers, version {version}",
         "" if same else f"install version {srcompile.__version__} everywhere",
     )
-    away = abs(float(clock) - began - waited / 2) if isinstance(clock, (int, float)) else None
+    away = None if clock is None else abs(clock - began - waited / 2)
     good = away is not None and away <= CLOCK_S + waited
     shown = "no clock" if away is None else f"its clock is {away:.1f} s away"
     yield Finding(f"{name}'s clock", good, shown, "" if good else "set both clocks, best with NTP")
 
 
-def _deployments(deployed: Mapping[str, Mapping[str, Any]], digest: str | None) -> list[Finding]:
+def _seconds(said: object) -> float | None:
+    """Return the time that a peer says, if it says one."""
+    with contextlib.suppress(OverflowError):
+        return float(said) if isinstance(said, (int, float)) else None
+    return None
+
+
+def _deployed(said: object) -> dict[str, str]:
+    """Return the deployments that a peer says it has, by digest, as far as they can be some."""
+    found = {}
+    for digest, name in said.items() if isinstance(said, dict) else ():
+        with contextlib.suppress(ProtocolError):
+            found[checked_digest(digest)] = checked_id(name)
+    return found
+
+
+def _deployments(deployed: Mapping[str, Mapping[str, str]], digest: str | None) -> list[Finding]:
     """Return whether all peers have the same deployment of each program."""
     programs = sorted(
         {d for found in deployed.values() for d in found} | ({digest} if digest else set())

@@ -7,6 +7,7 @@ Prometheus. Neither has anything secret; there is no TLS, so it listens on loopb
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -96,7 +97,12 @@ class Health:
             def log_message(self, *_: object) -> None:
                 """Log nothing: these are asked for every few seconds."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *given: Any) -> None:
+                if not isinstance(sys.exception(), OSError):  # who asked did not wait
+                    super().handle_error(*given)
+
+        self._server = Server(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

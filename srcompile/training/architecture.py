@@ -35,6 +35,7 @@ PAD = 0
 """The token that fills a text up; its row is zero."""
 MOST_TOKENS = 128
 """Positions that an attention student knows."""
+MOST_LAYERS = 1000
 SHIFT = 5.0
 """What 2quad adds to scores, as in passes/approximate.py."""
 
@@ -80,6 +81,8 @@ class Student:
         for name in ("layers", "width", "heads", "ffn", "window"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(f"a student's {name} is {getattr(self, name)!r}; it is 1 or more")
+        if self.layers > MOST_LAYERS:
+            raise UserError(f"a student has {self.layers} layers; {MOST_LAYERS} are the most")
         if self.kind == "attention" and self.width % self.heads:
             raise UserError(f"a student's width {self.width} is no multiple of {self.heads} heads")
         if self.kind == "convolution" and not self.window % 2:

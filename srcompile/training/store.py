@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from srcompile.errors import UserError
 from srcompile.training import minilm
-from srcompile.training.architecture import Classifier, Student
+from srcompile.training.architecture import Classifier, Student, Table
 from srcompile.training.router import Router
 
 TOP = 127
@@ -86,25 +86,54 @@ def load_pool(folder: Path) -> Trained:
     """Read a pool. Raises UserError if the folder holds none, or a damaged one."""
     try:
         about = json.loads((folder / "pool.json").read_text())
-        students = {name: Student.of(data) for name, data in about["models"].items()}
-        classes, stem, hidden = int(about["classes"]), about["stem"], int(about["hidden"])
-        models = {n: Classifier(s, minilm.table(), classes) for n, s in students.items()}
-        router = Router(minilm.table(), models[stem].trunk, hidden, len(models))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        with torch.device("meta"):  # takes no memory
+            planned = _parts(about, Table(minilm.table().weight.to("meta")))
+    except _NO_POOL as error:
         raise UserError(
             f"{folder} holds no trained pool ({type(error).__name__}: {error}); srtrain makes one"
         ) from None
     path = folder / "pool.safetensors"
     found = _unpacked(_read(path))
-    for name, part in (*models.items(), ("router", router)):
-        mine = {
+    mine = {
+        name: {
             key.removeprefix(f"{name}."): weight
             for key, weight in found.items()
             if key.startswith(f"{name}.")
         }
-        _fill(part, mine, path, skip="trunk." if name == "router" else None)
+        for name in planned
+    }
+    for name, part in planned.items():
+        _check(part, mine[name], path, _skipped(name))
+    parts = _parts(about, minilm.table())
+    for name, part in parts.items():
+        _fill(part, mine[name], path, _skipped(name))
         part.eval()
-    return Trained(models, router, stem, about)
+    router = parts.pop(ROUTER)
+    assert isinstance(router, Router)
+    models = {name: part for name, part in parts.items() if isinstance(part, Classifier)}
+    return Trained(models, router, about["stem"], about)
+
+
+ROUTER = "router"
+_NO_POOL = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError,
+)  # fmt: skip
+
+
+def _parts(about: Mapping[str, Any], table: Table) -> dict[str, nn.Module]:
+    """Return the models and the router of a pool, their weights not yet read."""
+    classes, hidden = int(about["classes"]), int(about["hidden"])
+    if classes < 1 or hidden < 1:
+        raise ValueError("there are no classes, or the router has no hidden layer")
+    students = {name: Student.of(data) for name, data in about["models"].items()}
+    models = {name: Classifier(student, table, classes) for name, student in students.items()}
+    router = Router(table, models[about["stem"]].trunk, hidden, len(models))
+    return {**models, ROUTER: router}
+
+
+def _skipped(name: str) -> str | None:
+    """Return what a part does not have of its own: the router's trunk is that of its stem."""
+    return "trunk." if name == ROUTER else None
 
 
 def _stored(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -156,6 +185,15 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _fill(
     model: nn.Module, weights: Mapping[str, Tensor], path: Path, skip: str | None = None
 ) -> None:
+    with torch.no_grad():
+        for name, parameter in _check(model, weights, path, skip).items():
+            parameter.copy_(weights[name])
+
+
+def _check(
+    model: nn.Module, weights: Mapping[str, Tensor], path: Path, skip: str | None
+) -> dict[str, nn.Parameter]:
+    """Return what a model reads. Raises UserError if the weights are not of its shapes."""
     mine = {n: p for n, p in _stored(model) if not (skip and n.startswith(skip))}
     wrong = {n for n in mine.keys() & weights.keys() if mine[n].shape != weights[n].shape}
     wrong |= mine.keys() ^ weights.keys()
@@ -163,6 +201,4 @@ def _fill(
         raise UserError(
             f"{path} does not fit its model: '{sorted(wrong)[0]}' differs or is missing"
         )
-    with torch.no_grad():
-        for name, parameter in mine.items():
-            parameter.copy_(weights[name])
+    return mine

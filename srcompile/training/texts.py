@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from srcompile.training import minilm
 from srcompile.training.architecture import MOST_TOKENS, PAD
 
 Tokens = Mapping[str, Tensor]
+
+_LABEL = re.compile(r"[0-9]{1,4}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def read_texts(path: Path, length: int = MOST_TOKENS) -> Texts:
     try:
         with opened(path, "rt", encoding="utf-8", newline="\n") as file:
             lines = [line.rstrip("\n").split("\t") for line in file]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not lines or lines[0][:2] != ["label", "text_a"]:
         raise UserError(
@@ -90,7 +94,7 @@ def read_texts(path: Path, length: int = MOST_TOKENS) -> Texts:
         )
     labels, first, second = [], [], []
     for number, row in enumerate(lines[1:], 2):
-        if len(row) < 2 or not row[0].isdigit() or not row[1]:
+        if len(row) < 2 or not _LABEL.fullmatch(row[0]) or not row[1]:
             raise UserError(f"line {number} of {path} is no label 0, 1, .., a tab and a text")
         labels.append(int(row[0]))
         first.append(row[1])

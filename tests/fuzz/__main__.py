@@ -14,17 +14,20 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.fuzz import files, programs, wire
+from tests.fuzz import asked, batched, compared, files, programs, secured, stocked, trained, wire
 from tests.fuzz.harness import run_case, serve, watch
 
-TARGETS = {t.name: t for t in (*files.TARGETS, *programs.TARGETS, *wire.TARGETS)}
+MODULES = (files, programs, wire, stocked, batched, asked, compared, trained, secured)
+TARGETS = {target.name: target for module in MODULES for target in module.TARGETS}
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--seconds", type=float, default=600.0, help="for each target")
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, help="for each target, of CPU time unless it waits"
+    )
     parser.add_argument("--seed", type=int, help="which cases; another each time if left out")
     parser.add_argument("--case", type=int, help="run this case alone, and let its error through")
     parser.add_argument(
@@ -32,7 +35,6 @@ def main() -> int:
     )
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--end", type=float, default=0.0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     unknown = set(given.targets) - set(TARGETS)
     if unknown:
@@ -40,14 +42,16 @@ def main() -> int:
     seed = given.seed if given.seed is not None else time.time_ns() % 1_000_000
     chosen = given.targets or list(TARGETS)
     if given.serve is not None:
-        serve(TARGETS[chosen[0]], seed, given.first, given.end, given.serve, not given.no_limit)
+        target, limited = TARGETS[chosen[0]], not given.no_limit
+        serve(target, seed, given.first, given.seconds, given.serve, limited)
         return 0
     if given.case is not None:
         return _again(chosen[0], seed, given.case)
     failed = False
     for name in chosen:
         summary = watch(name, seed, given.seconds, not given.no_limit)
-        print(f"{name}: {summary.cases} cases in {summary.seconds:.0f} s, seed {seed}, "
+        kind = "s" if TARGETS[name].waits else "s of CPU time"
+        print(f"{name}: {summary.cases} cases in {summary.seconds:.0f} {kind}, seed {seed}, "
               f"{len(summary.findings)} findings", flush=True)  # fmt: skip
         for finding in summary.findings:
             print(finding, flush=True)

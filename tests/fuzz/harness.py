@@ -12,6 +12,7 @@ import mmap
 import random
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ Parser = Callable[[random.Random], None]
 
 ROOT = Path(__file__).parents[2]
 HANG_S = 60.0  # CPU time of one case
+SILENT_S = 300.0  # how long a case may take in any way
+LONG_S = 5.0  # as how many seconds of a run a case counts at most
+START_S = 5.0  # as how many seconds of a run a process that crashes counts
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,19 @@ class Target:
 
     `open` sets it up, in a folder of its own; what is to be closed at the end goes on the stack.
 
-    `memory` are the bytes of address space that it may take besides those taken before.
+    `memory` are the bytes of address space that it may take besides those taken before. How long it
+    has run is CPU time, unless it `waits` for its peer or a disk most of the time.
     """
 
     name: str
     errors: tuple[type[Exception], ...]
     open: Callable[[Path, contextlib.ExitStack], Parser]
     memory: int = 512 << 20
+    waits: bool = False
+
+    def clock(self) -> float:
+        """Return the seconds that count for a run: those of wall time only where it waits."""
+        return time.monotonic() if self.waits else time.process_time()
 
 
 @dataclass(frozen=True)
@@ -95,23 +105,31 @@ def run_cases(target: Target, folder: Path, seed: int, count: int) -> list[Findi
 # -- for long runs: a process for each target, and one that watches it -----------------------------
 
 
-def serve(target: Target, seed: int, first: int, end: float, progress: Path, limited: bool) -> None:
-    """Run cases from `first` until `end` (Unix time), and print what is found.
+_PROGRESS = struct.Struct(">Qd")  # the case that runs, and the seconds before it
+_FLAGS = ["-P", "-S"] if sys.flags.no_site else []
 
-    The number of the case that runs is in the file `progress`.
+
+def serve(
+    target: Target, seed: int, first: int, seconds: float, progress: Path, limited: bool
+) -> None:
+    """Run cases from `first` until they took so many seconds, and print what is found.
+
+    The number of the case that runs, and the seconds so far, are in the file `progress`.
     """
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fuzz-"))
         file = stack.enter_context(open(progress, "r+b"))
         parser = target.open(Path(folder), stack)
-        shown, seen = mmap.mmap(file.fileno(), 8), set[str]()
+        shown, seen, used = mmap.mmap(file.fileno(), _PROGRESS.size), set[str](), 0.0
         if limited:
             stack.enter_context(limited_memory(target.memory))
         for case in itertools.count(first):
-            if time.time() >= end:
+            shown[:] = _PROGRESS.pack(case, used)
+            if used >= seconds:
                 return
-            shown[:8] = case.to_bytes(8, "big")
+            began = target.clock()
             finding = run_case(target, parser, seed, case)
+            used += min(target.clock() - began, LONG_S)
             if finding is not None and finding.place not in seen:
                 seen.add(finding.place)
                 print(finding, flush=True)
@@ -130,16 +148,16 @@ class Summary:
 def watch(name: str, seed: int, seconds: float, limited: bool = True) -> Summary:
     """Run a target in processes for so long; one that crashes or hangs is a finding, and goes on.
 
-    A process that is stopped for a while is not taken for one that hangs: CPU time counts.
+    A process that is stopped for a while is not taken for one that hangs.
     """
-    began, case, findings = time.time(), 0, []
-    end = began + seconds
+    case, used, findings = 0, 0.0, []
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         progress, said = Path(folder) / "case", Path(folder) / "said"
-        while time.time() < end:
-            progress.write_bytes(case.to_bytes(8, "big"))
+        while used < seconds:
+            progress.write_bytes(_PROGRESS.pack(case, 0.0))
             command = [sys.executable, *_FLAGS, "-m", "tests.fuzz", name, "--seed", str(seed),
-                       "--serve", str(progress), "--first", str(case), "--end", str(end),
+                       "--serve", str(progress), "--first", str(case),
+                       "--seconds", str(seconds - used),
                        *([] if limited else ["--no-limit"])]  # fmt: skip
             with open(said, "w") as out:
                 process = subprocess.Popen(
@@ -147,27 +165,28 @@ def watch(name: str, seed: int, seconds: float, limited: bool = True) -> Summary
                 )
                 hung = _wait(process, progress)
             text = said.read_text(errors="replace").strip()
-            case = int.from_bytes(progress.read_bytes(), "big") + 1
+            case, counted = _PROGRESS.unpack(progress.read_bytes())
+            used += counted
             if text:
                 findings.append(text)
             if process.returncode:
+                used += HANG_S if hung else START_S
                 how = "hangs" if hung else f"ended with {process.returncode}"
-                findings.append(str(Finding(name, seed, case - 1, how)))
-    return Summary(name, case, time.time() - began, tuple(findings))
-
-
-_FLAGS = ["-P", "-S"] if sys.flags.no_site else []
+                findings.append(str(Finding(name, seed, case, how)))
+                case += 1
+    return Summary(name, case, used, tuple(findings))
 
 
 def _wait(process: subprocess.Popen[str], progress: Path) -> bool:
     """Wait for a process; return whether it was killed because a case took too long."""
-    case, since = b"", 0.0
+    case, since, silent = b"", 0.0, 0.0
     while process.poll() is None:
         time.sleep(0.2)
+        silent += 0.2  # in which this process, too, was not stopped
         now, used = progress.read_bytes(), _cpu_seconds(process.pid)
         if now != case:
-            case, since = now, used
-        elif used - since > HANG_S:
+            case, since, silent = now, used, 0.0
+        elif used - since > HANG_S or silent > SILENT_S:
             process.send_signal(signal.SIGKILL)
             process.wait()
             return True

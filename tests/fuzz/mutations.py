@@ -158,11 +158,11 @@ def _changed_value(rng: random.Random, value: Any, whole: Any) -> Any:
     if isinstance(value, int) and rng.random() < 0.6:
         return rng.choice((value + 1, value - 1, 2 * value, -value, value // 2))
     if isinstance(value, list) and value and rng.random() < 0.4:
-        return rng.choice((value[:-1], value + value[-1:], value[::-1]))
+        return rng.choice((value[:-1], value + copy.deepcopy(value[-1:]), value[::-1]))
     if isinstance(value, str) and rng.random() < 0.3:
         raw = value.encode("utf-8", "surrogatepass")
         return changed_bytes(rng, [raw]).decode("utf-8", "replace")
-    return rng.choice(ODD_VALUES)
+    return copy.deepcopy(rng.choice(ODD_VALUES))  # it may be changed again
 
 
 # -- archives -------------------------------------------------------------------------------------

@@ -34,7 +34,6 @@ from tests.support.builds import BUILDS, compiled, seeded_sources
 NAMES = ("mlp", "softmax", "gelu", "convolution", "pool", "public mask")
 SMALL = 16 << 20  # bytes of values that a program may have to be run here
 PRODUCTS = 1 << 26
-KERNELS = load_kernels()
 
 
 def programs() -> tuple[Program, ...]:
@@ -56,11 +55,16 @@ def _changed_member(rng: random.Random, name: str, data: bytes) -> bytes:
         return changed_bytes(rng, [data])
 
 
+def changed_file(rng: random.Random, content: bytes) -> bytes:
+    """Return a changed `.srp` file."""
+    return changed_zip(rng, content, _changed_member)
+
+
 def _open_file(folder: Path, stack: ExitStack) -> Parser:
     samples = [dumps(program) for program in programs()]
 
     def parse(rng: random.Random) -> None:
-        found = loads(changed_zip(rng, rng.choice(samples), _changed_member))
+        found = loads(changed_file(rng, rng.choice(samples)))
         again = loads(dumps(found))
         assert again.digest() == found.digest()
         run(found, rng)
@@ -75,13 +79,13 @@ def _open_variant(folder: Path, stack: ExitStack) -> Parser:
     samples = programs()
 
     def parse(rng: random.Random) -> None:
-        changed = _variant(rng, rng.choice(samples))
+        changed = variant(rng, rng.choice(samples))
         run(loads(dumps(changed)), rng)
 
     return parse
 
 
-def _variant(rng: random.Random, program: Program) -> Program:
+def variant(rng: random.Random, program: Program) -> Program:
     """Return a program with a few changes of shapes, widths and attributes, its types adapted."""
     for _ in range(few(rng)):
         change = rng.choice((_other_attribute, _other_slot, _other_constant, _other_operand,
@@ -264,7 +268,7 @@ def run(program: Program, rng: random.Random) -> None:
     inputs = {t.given: _values(rng, t) for t in program.inputs}
     with np.errstate(all="ignore"):
         if program.target == "plain":
-            PlainRunner(program, KERNELS).infer(inputs)
+            PlainRunner(program, load_kernels()).infer(inputs)
         else:
             session(program, rng).infer(inputs)
 
@@ -278,7 +282,7 @@ def session(program: Program, rng: random.Random, peers: Any = None) -> LocalSes
         first = numbers.integers(0, 1 << 32, type_.shape).astype(ring_dtype(type_.width))
         shares[0][name], shares[1][name] = share_weight(program, name, first)
     sources = seeded_sources(rng.getrandbits(63))
-    return LocalSession(program, KERNELS, shares, sources, peers)
+    return LocalSession(program, load_kernels(), shares, sources, peers)
 
 
 def _small(program: Program) -> bool:
@@ -385,5 +389,5 @@ def _open_material(folder: Path, stack: ExitStack) -> Parser:
 TARGETS: Sequence[Target] = (
     Target("program", (ProgramError, InputError, RunError), _open_file, 2 << 30),
     Target("variant", (RunError,), _open_variant, 2 << 30),
-    Target("material", (RunError,), _open_material, 2 << 30),
+    Target("material", (RunError,), _open_material, 2 << 30, waits=True),
 )

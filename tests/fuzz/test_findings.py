@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import socket
+import struct
+import threading
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +31,19 @@ from srcompile.runtime.isa import RingType
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.plain import PlainRunner
 from srcompile.runtime.program import dumps, load, loads
+from srcompile.runtime.roles import LISTENING
+from srcompile.runtime.services.batches import Batches, Limits, Member
+from srcompile.runtime.services.doctor import examine
+from srcompile.runtime.services.health import Health
+from srcompile.runtime.services.links import Links
 from srcompile.runtime.services.settings import read_settings
 from srcompile.runtime.services.state import Store, stored_opened
 from srcompile.runtime.shares import read_shares, write_shares
+from tests.fuzz.lies import at_once, linked
 from tests.fuzz.mutations import bomb, npy
+from tests.fuzz.wire import FakeRoles, framed, insecure
 from tests.support.builds import BUILDS, compiled
+from tests.support.services import free_ports, settings_in
 
 MLP = compiled(BUILDS["mlp"]).program
 LONG = "9" * 5000  # Python converts no more than 4300 digits
@@ -250,6 +262,21 @@ def test_a_stranger_with_strange_letters_is_turned_away(what: str) -> None:
             admit(ours, {"client": "the client"}, b"t" * 32, "00" * 32)
 
 
+def test_a_visitor_that_says_something_and_resets_the_connection_is_turned_away(
+    tmp_path: Path,
+) -> None:
+    # given one who is gone before TLS begins, with something left to be read
+    links = Links("party0", settings_in(tmp_path))
+    ours, theirs = pair()
+    theirs.sendall(b"hello")
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    # when it is asked in, then it is refused like any other, and its connection is closed
+    with pytest.raises(ProtocolError, match="TLS"):
+        links.welcome(ours)
+    assert ours.fileno() == -1
+
+
 def test_a_control_message_that_is_nested_without_an_end_is_refused() -> None:
     ours, theirs = pair()
     with ours, theirs:
@@ -257,6 +284,82 @@ def test_a_control_message_that_is_nested_without_an_end_is_refused() -> None:
         theirs.sendall(HEADER.pack(0, len(data)) + data)
         with pytest.raises(ProtocolError, match="no control message"):
             TcpChannel(ours, "party 1").receive_json()
+
+
+def test_a_session_that_party_0_names_in_two_batches_ends_with_an_error() -> None:
+    # given a session at party 1 that says it is ready
+    batches = Batches(1, lambda blocks: None, 1.0, Limits(2, 1, 0.0, 10))
+    with linked(random.Random(1), ("party 0", "party 1")) as link:
+        first, second = link.ends
+        nothing: Any = None
+        follower = Member("b", "a client", nothing, second, nothing, ())
+
+        def lead() -> None:
+            assert first.receive_json() == {"ready": True}
+            # when another batch has it, which fails, and party 0 lets it lead one as well
+            batches._ready.pop("b").fail(ProtocolError("it failed"))
+            first.send_json({"lead": ["b", "c"]})
+
+        # then it ends with an error, and nothing is left of it
+        found, none = at_once([lambda: unused(batches.run(follower, unused)), lead])[:2]
+    assert none is None
+    assert str(found) == "party 0 says that this session is in two batches"
+    assert batches._ready == {}
+
+
+def unused(_: object) -> None:
+    """Take something that nobody wants."""
+
+
+DEPLOYED: dict[str, dict[str, Any]] = {
+    "a deployment that is no text": {"deployed": {"ab" * 32: {"a": [1]}}},
+    "a program that is none": {"deployed": {"\033[2J": "cd" * 16}},
+    "deployments that are a list": {"deployed": ["ab" * 32]},
+    "a clock that no float holds": {"time": 10**400},
+    "a version for the terminal": {"version": "\033[2J\n"},
+}
+
+
+@pytest.mark.parametrize("what", DEPLOYED)
+def test_a_doctor_is_not_hurt_by_what_a_role_says_of_itself(what: str, tmp_path: Path) -> None:
+    # given roles of which one says this
+    settings = insecure(tmp_path, timeout=5.0)
+    state = {"version": "1", "time": 0.0, "deployed": {}} | DEPLOYED[what]
+    with ExitStack() as stack:
+        roles = FakeRoles(settings, stack, LISTENING)
+        roles.streams = {role: framed([json.dumps(state).encode()]) for role in LISTENING}
+        # when the client's machine is examined, then there is something to show of each
+        found = examine("client", settings)
+    names = {finding.what for finding in found}
+    assert {"party 0's clock", "party 1's clock", "the dealer's clock"} <= names
+    assert all(f.what.isprintable() and f.found.isprintable() for f in found)
+
+
+def test_a_monitor_that_does_not_wait_for_its_answer_leaves_no_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # given a health page that is long, and is being made
+    (port,) = free_ports(1)
+    asked, gone = threading.Event(), threading.Event()
+
+    def state() -> dict[str, Any]:
+        asked.set()
+        gone.wait(10)
+        return {"stopping": False, "text": "x" * 5_000_000}
+
+    health = Health(port, state, lambda: "")
+    # when who asks for it is gone before it comes
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        assert asked.wait(10)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gone.set()
+    for thread in threading.enumerate():
+        if "process_request" in thread.name:
+            thread.join(10)
+    health.close()
+    # then nothing is printed
+    assert capsys.readouterr().err == ""
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -9,7 +9,16 @@ import pytest
 from tests.fuzz.__main__ import TARGETS
 from tests.fuzz.harness import run_cases
 
-FEW = {"visits": 12, "material": 15, "client": 30, "certificates": 25}
+FEW = {
+    "visits": 12,
+    "material": 15,
+    "client": 30,
+    "certificates": 25,
+    "stock": 15,
+    "batches": 20,
+    "compare": 20,
+    "tls": 30,
+}
 SEED = 1
 
 

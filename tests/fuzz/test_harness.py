@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.fuzz.harness import Target, run_cases
-from tests.fuzz.mutations import changed_bytes, changed_json
+from tests.fuzz.harness import Target, run_cases, serve
+from tests.fuzz.mutations import ODD_VALUES, changed_bytes, changed_json
 
 
 def target(parse: Callable[[random.Random], None]) -> Target:
@@ -50,8 +51,40 @@ def test_a_documented_error_is_no_finding_and_the_limit_ends_with_the_run(tmp_pa
     assert np.empty(1 << 32, np.uint8).nbytes == 1 << 32  # untouched pages take no memory
 
 
+class Ticking(Target):
+    """A target with a clock of its own: it shows the seconds that its cases took."""
+
+    def clock(self) -> float:
+        return float(seconds.pop())
+
+
+seconds: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("each", "cases"), [(1, 10), (2, 5), (3600, 2)], ids=["short", "longer", "stopped for an hour"]
+)
+def test_a_run_takes_as_long_as_its_cases_count(each: int, cases: int, tmp_path: Path) -> None:
+    # given cases of so many seconds, of which one counts for five at most
+    ran: list[int] = []
+    ticking = Ticking("a parser", (), lambda folder, stack: lambda rng: ran.append(1))
+    seconds[:] = reversed([t for case in range(50) for t in (case * each, (case + 1) * each)])
+    (tmp_path / "case").write_bytes(bytes(16))
+    # when they run for ten seconds
+    serve(ticking, 7, 3, 10.0, tmp_path / "case", limited=False)
+    # then there were so many, and the watching process finds the number of the next one
+    assert len(ran) == cases
+    assert (tmp_path / "case").read_bytes()[:8] == (3 + cases).to_bytes(8, "big")
+
+
 def test_mutations_follow_from_the_generator_and_leave_the_sample_as_it_is() -> None:
-    sample = {"a": [1, 2, {"b": "text"}], "c": None}
+    sample: dict[str, Any] = {"a": [1, 2, {"b": "text"}], "c": None}
+    odd = repr(ODD_VALUES)
+    for k in range(300):  # what was put in is changed again, and is another one each time
+        value: Any = sample
+        for _ in range(5):
+            value = changed_json(random.Random(k), value)
+    assert repr(ODD_VALUES) == odd
     one, two = (changed_json(random.Random(3), sample) for _ in range(2))
     assert repr(one) == repr(two)
     assert sample == {"a": [1, 2, {"b": "text"}], "c": None}

@@ -8,7 +8,7 @@ import random
 import secrets
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -38,11 +38,11 @@ def framed(messages: Sequence[bytes]) -> bytes:
     return b"".join(HEADER.pack(k, len(m)) + m for k, m in enumerate(messages))
 
 
-def _text(fields: Any) -> bytes:
+def text(fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
-def _changed_stream(rng: random.Random, messages: Sequence[bytes]) -> bytes:
+def changed_stream(rng: random.Random, messages: Sequence[bytes]) -> bytes:
     """Return messages with a change: in a JSON text, in any bytes, in their order."""
     changed, what = list(messages), rng.random()
     if what < 0.6:
@@ -80,7 +80,7 @@ CONTROL = {"progress": ["online", 1, 2], "block": 3, "nonce": "00" * 16, "proof"
 
 def _open_channel(folder: Path, stack: ExitStack) -> Parser:
     def parse(rng: random.Random) -> None:
-        stream = _changed_stream(rng, [_text(CONTROL), bytes(20), _text({}), bytes(300), b""])
+        stream = changed_stream(rng, [text(CONTROL), bytes(20), text({}), bytes(300), b""])
         with _from_peer(stream) as connection:
             kind = rng.choice((TcpChannel, LinkChannel))
             channel = kind(connection, "the peer", 5.0)
@@ -100,11 +100,11 @@ def _open_channel(folder: Path, stack: ExitStack) -> Parser:
 
 
 def _open_handshake(folder: Path, stack: ExitStack) -> Parser:
-    hello, proof = {"role": "party1", "nonce": "00" * 16}, {"proof": "11" * 32}
+    role, proof = {"role": "party1", "nonce": "00" * 16}, {"proof": "11" * 32}
     roles = {"party1": "party 1", "client": "the client"}
 
     def parse(rng: random.Random) -> None:
-        with _from_peer(_changed_stream(rng, [_text(hello), _text(proof)])) as connection:
+        with _from_peer(changed_stream(rng, [text(role), text(proof)])) as connection:
             if rng.random() < 0.5:
                 admit(connection, roles, TOKEN, DIGEST)
             else:
@@ -113,23 +113,23 @@ def _open_handshake(folder: Path, stack: ExitStack) -> Parser:
     return parse
 
 
-def _insecure(folder: Path, **given: Any) -> Settings:
+def insecure(folder: Path, **given: Any) -> Settings:
     ports = dict(zip(LISTENING, free_ports(3), strict=True))
     places = {role: f"127.0.0.1:{port}" for role, port in ports.items()}
     return read_settings(None, {**places, "insecure": True, "state": folder / "state", **given}, {})
 
 
-def _hello(role: str, purpose: str, **fields: Any) -> bytes:
-    return _text({"protocol": PROTOCOL, "role": role, "purpose": purpose, **fields})
+def hello(role: str, purpose: str, **fields: Any) -> bytes:
+    return text({"protocol": PROTOCOL, "role": role, "purpose": purpose, **fields})
 
 
 def _open_welcome(folder: Path, stack: ExitStack) -> Parser:
-    settings = _insecure(folder)
+    settings = insecure(folder)
 
     def parse(rng: random.Random) -> None:
         (role, to), purposes = rng.choice(list(MAY.items()))
-        hello = _hello(role, rng.choice(purposes), session="00" * 16)
-        with _from_peer(_changed_stream(rng, [hello])) as connection:
+        first = hello(role, rng.choice(purposes), session="00" * 16)
+        with _from_peer(changed_stream(rng, [first])) as connection:
             visit = Links(to, settings).welcome(connection)
             assert visit.role in ROLES
             assert visit.purpose in MAY[visit.role, to]
@@ -147,18 +147,18 @@ def _conversation(rng: random.Random, deployment: str) -> tuple[str, list[bytes]
     session = secrets.token_hex(16)
     if purpose == "deploy":
         content = dumps(PROGRAM.for_parties(), weights=False)
-        hello = _hello(role, purpose, deployment=secrets.token_hex(16), digest=DIGEST,
+        first = hello(role, purpose, deployment=secrets.token_hex(16), digest=DIGEST,
                        size=len(content))  # fmt: skip
         shares = [bytes(PROGRAM.constants[n].type.packed_bytes) for n in PROGRAM.weights()]
-        said = [hello, content, *(shares if to != "dealer" else ()), _text({"command": "activate"})]
+        said = [first, content, *(shares if to != "dealer" else ()), text({"command": "activate"})]
         return to, said
     fields = {"session": session, "digest": DIGEST, "deployment": deployment, "opened": False}
-    commands = [_text({"command": "infer"}), _text({"command": "stop"})]
-    return to, [_hello(role, purpose, **fields), *commands]
+    commands = [text({"command": "infer"}), text({"command": "stop"})]
+    return to, [hello(role, purpose, **fields), *commands]
 
 
 def _open_visits(folder: Path, stack: ExitStack) -> Parser:
-    settings = _insecure(folder, timeout=0.2, idle=0.2, drain=0.1, sessions=4)
+    settings = insecure(folder, timeout=0.2, idle=0.2, drain=0.1, sessions=4)
     cluster = stack.enter_context(running(settings, deployed=False))
     deploy(PROGRAM, replace(settings, timeout=60.0))
     deployment = cluster.dealer.store.current(DIGEST) or ""
@@ -169,7 +169,7 @@ def _open_visits(folder: Path, stack: ExitStack) -> Parser:
         before = _mistakes(cluster)
         with socket.create_connection((place.host, place.port), timeout=20) as connection:
             with contextlib.suppress(OSError):
-                connection.sendall(_changed_stream(rng, said))
+                connection.sendall(changed_stream(rng, said))
                 connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionError):
                 while connection.recv(1 << 16):
@@ -187,7 +187,7 @@ def _mistakes(cluster: Running) -> int:
 # -- a client's session ---------------------------------------------------------------------------
 
 
-def _party(rng: random.Random, party: int) -> list[bytes]:
+def _party(rng: random.Random) -> list[bytes]:
     """Return what a party says in a session with one inference."""
     inputs = [bytes(packed_bytes(int(np.prod(t.shape)), t.width)) for t in PROGRAM.inputs]
     outputs = [rng.randbytes(packed_bytes(int(np.prod(t.shape)), t.width)) for t in PROGRAM.outputs]
@@ -197,20 +197,26 @@ def _party(rng: random.Random, party: int) -> list[bytes]:
     }  # fmt: skip
     said = [{"welcome": True}, {"ready": True, "setup_bytes": 5, "kernels": "native"}]
     moved = {"progress": ["online", 1, 2]}
-    return [*map(_text, said), _text(moved), _text({"block": 7}), *inputs, _text(report), *outputs]
+    return [*map(text, said), text(moved), text({"block": 7}), *inputs, text(report), *outputs]
 
 
-class _FakeParties:
-    """Listens as both parties, and says to each visitor what was put down for the party."""
+class FakeRoles:
+    """Listens as roles, and says to each visitor what was put down for the role."""
 
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        self.streams = [b"", b""]
-        for party, role in enumerate(PARTIES):
+    def __init__(self, settings: Settings, stack: ExitStack, roles: Sequence[str]) -> None:
+        self.streams = dict.fromkeys(roles, b"")
+        for role in roles:
             place = settings.endpoint(role)
             listening = stack.enter_context(socket.create_server((place.host, place.port)))
-            threading.Thread(target=self._serve, args=(listening, party), daemon=True).start()
+            threading.Thread(target=self._serve, args=(listening, role), daemon=True).start()
 
-    def _serve(self, listening: socket.socket, party: int) -> None:
+    def say(self, rng: random.Random, said: Mapping[str, Sequence[bytes]]) -> None:
+        """Let all roles say this, one of them something else."""
+        self.streams = {role: framed(messages) for role, messages in said.items()}
+        changed = rng.choice(list(said))
+        self.streams[changed] = changed_stream(rng, said[changed])
+
+    def _serve(self, listening: socket.socket, role: str) -> None:
         while True:
             try:
                 connection = listening.accept()[0]
@@ -218,23 +224,20 @@ class _FakeParties:
                 return  # it is closed
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(5)
-                connection.sendall(self.streams[party])
+                connection.sendall(self.streams[role])
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(1 << 16):
                     pass
 
 
 def _open_client(folder: Path, stack: ExitStack) -> Parser:
-    settings = _insecure(folder, timeout=5.0)
-    parties = _FakeParties(settings, stack)
+    settings = insecure(folder, timeout=5.0)
+    parties = FakeRoles(settings, stack, PARTIES)
     program = PROGRAM.without_weights()
     sample = {t.given: np.zeros(t.given_shape, np.float32) for t in program.inputs}
 
     def parse(rng: random.Random) -> None:
-        streams = [_party(rng, 0), _party(rng, 1)]
-        changed = rng.randrange(2)
-        parties.streams = [framed(s) for s in streams]
-        parties.streams[changed] = _changed_stream(rng, streams[changed])
+        parties.say(rng, {role: _party(rng) for role in PARTIES})
         with Client(program, settings, watch=lambda progress: None) as client:
             client.infer(sample)
 
@@ -245,6 +248,6 @@ TARGETS = (
     Target("channel", (ProtocolError,), _open_channel),
     Target("handshake", (ProtocolError,), _open_handshake),
     Target("welcome", (ProtocolError,), _open_welcome),
-    Target("visits", (), _open_visits, 2 << 30),
+    Target("visits", (), _open_visits, 2 << 30, waits=True),
     Target("client", (RunError,), _open_client, 2 << 30),
 )
