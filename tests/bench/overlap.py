@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +52,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Path_:
+class Route:
     """All that one route runs, in order: its pieces, and the places of each round's messages."""
 
     pieces: tuple[Piece, ...]
     rounds: tuple[tuple[int, ...], ...]
 
 
-def longest_path(program: Program, machine: Machine) -> Path_:
+def longest_path(program: Program, machine: Machine) -> Route:
     """Return the first segment and the branch that sends most."""
     types, timer = program.types("online"), Timer(program, machine, 0)
     bodies = program.functions["online"]
@@ -81,7 +81,7 @@ def longest_path(program: Program, machine: Machine) -> Path_:
             if places:
                 found.append(tuple(start + k for k in places))
         last_route = tuple(start + k for k, i in enumerate(body) if i.op == "route")
-    return Path_(tuple(pieces), tuple(found))
+    return Route(tuple(pieces), tuple(found))
 
 
 def _sent(i: Instruction, types: dict) -> int:  # type: ignore[type-arg]
@@ -90,13 +90,13 @@ def _sent(i: Instruction, types: dict) -> int:  # type: ignore[type-arg]
     return message_bytes(i, types)
 
 
-def now_s(path: Path_, at: Network) -> float:
+def now_s(path: Route, at: Network) -> float:
     """Return the seconds of the schedule in which nothing overlaps."""
     sent, count = sum(p.sent for p in path.pieces), len(path.rounds)
     return sum(p.seconds for p in path.pieces) + count * CALLS_S + at.seconds(sent, count)
 
 
-def openings_s(path: Path_, at: Network) -> float:
+def openings_s(path: Route, at: Network) -> float:
     """Return the seconds if each opening goes out when it is computed, the peer's likewise."""
     calls = {}
     for places in path.rounds:
@@ -138,7 +138,7 @@ def openings_s(path: Path_, at: Network) -> float:
     return end
 
 
-def intervals(path: Path_, at: Network) -> list[tuple[float, float]]:
+def intervals(path: Route, at: Network) -> list[tuple[float, float]]:
     """Return for each round the seconds of computing since the one before, and of its transfer.
 
     The last one has no transfer: it is what follows the last round.
@@ -152,19 +152,19 @@ def intervals(path: Path_, at: Network) -> list[tuple[float, float]]:
     return [*found, (sum(p.seconds for p in path.pieces[start:]), 0.0)]
 
 
-def bound_s(path: Path_, at: Network) -> float:
+def bound_s(path: Route, at: Network) -> float:
     """Return the most that overlap inside rounds gains, in seconds."""
     gained = 0.0
     parts = intervals(path, at)
     spare = parts[0][0]  # of the computing before a round, what does not count for the one before
-    for (_, transfer), (after, _) in zip(parts, parts[1:], strict=False):
+    for (_, transfer), (after, _) in itertools.pairwise(parts):
         needed = max(0.0, transfer - spare)
         gained += min(transfer, spare) + min(needed, after)
         spare = max(0.0, after - needed)
     return gained
 
 
-def print_rounds(path: Path_, at: Network) -> None:
+def print_rounds(path: Route, at: Network) -> None:
     """Print a line for each round."""
     print(f"{'round':>5} {'openings':>8} {'bytes':>9} {'before ms':>9} {'transfer':>9} largest")
     for number, (places, (computing, transfer)) in enumerate(
@@ -186,8 +186,10 @@ def main() -> int:
     parser.add_argument("--rounds", action="store_true", help="list the rounds")
     options = parser.parse_args()
     machine, _ = machines([options.profile] if options.profile else ())
-    print(f"{'program':<24} {'link':<8} {'now ms':>9} {'compute':>9} {'transfer':>9} "
-          f"{'openings':>9} {'gain':>7} {'bound':>7}")
+    print(
+        f"{'program':<24} {'link':<8} {'now ms':>9} {'compute':>9} {'transfer':>9} "
+        f"{'openings':>9} {'gain':>7} {'bound':>7}"
+    )
     for file in options.programs:
         program = load(file)
         path = longest_path(program, machine)
