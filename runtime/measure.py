@@ -55,6 +55,7 @@ OPEN_WIDTHS = {32: (4, 8, 12, 16, 20, 24, 28, 32), 64: (33, 40, 48, 56, 60, 64)}
 HELPER_FLAG = "--beside"
 BURST, PLAN = 6, 1000  # steps of a transformer between two messages, and in all
 WAITS = 16  # rounds of which each lets the parties wait
+STARTS = 3  # of the processes that measure small rounds
 READ_BYTES = (0, 1 << 17, 1 << 19, 1 << 21, 1 << 23)
 
 
@@ -507,8 +508,9 @@ def _rounds(watch: Watch, grids: dict[str, Grid]) -> dict[str, Grid]:
     step = grids["step"].at(0)
     for size in watch.round_bytes:
         n, count = size // 4, 24 if size < 1 << 19 else 6
-        without = _online_s(chain(n, 0), watch.inferences)
-        taken = (_online_s(chain(n, count), watch.inferences) - without) / count
+        starts = STARTS if size < 1 << 19 and watch.inferences > 3 else 1
+        without = _online_s(chain(n, 0), watch.inferences, starts=starts)
+        taken = (_online_s(chain(n, count), watch.inferences, starts=starts) - without) / count
         local = grids["open.32"].at(n, 32) + grids["add.32"].at(n) + 2 * step
         fixed.append(max(without - max(taken - local, 0.0) - grids["add.32"].at(n), 1e-6))
         rounds.append(max(taken - local, 1e-6))
@@ -518,24 +520,29 @@ def _rounds(watch: Watch, grids: dict[str, Grid]) -> dict[str, Grid]:
     } | _waking(watch)
 
 
-def _online_s(program: Program, inferences: int, ends: Ends | None = None) -> float:
+def _online_s(
+    program: Program, inferences: int, ends: Ends | None = None, starts: int = 1
+) -> float:
+    """Return the median online time of inferences. Where the system puts processes matters, so that
+    they may be started several times."""
     (tensor,) = program.inputs
-    x = np.ones(tensor.shape, np.float32)
-    with LocalCluster(program, link=ends) as cluster:
-        cluster.infer({"x": x})
-        return statistics.median(cluster.infer({"x": x}).online_s for _ in range(inferences))
+    x, taken = np.ones(tensor.shape, np.float32), []
+    for _ in range(starts):
+        with LocalCluster(program, link=ends) as cluster:
+            cluster.infer({"x": x})
+            taken += [cluster.infer({"x": x}).online_s for _ in range(inferences)]
+    return statistics.median(taken)
 
 
 def _waking(watch: Watch) -> dict[str, Grid]:
     """How much longer a round takes if its message lets parties wait, besides that time.
 
-    They sleep meanwhile, and what they compute with leaves the caches. Where the system puts the
-    processes matters, so that each is started several times.
+    They sleep meanwhile, and what they compute with leaves the caches.
     """
     program, seconds = chain(1, WAITS), []
     for wait_s in (0.0, *watch.waits):
         inferences, taken = min(watch.inferences, 2 if wait_s > 0.005 else 7), []
-        for _ in range(3 if watch.inferences > 1 else 1):
+        for _ in range(STARTS if watch.inferences > 1 else 1):
             with _delaying(wait_s) as ends:
                 there_s = _echo_s(*ends, WAITS) / 2
             with _delaying(wait_s) as ends:

@@ -61,6 +61,9 @@ PARTS = ("random", "digits", "minilm", "bert-base")
 LENGTHS = {"minilm": (32, 64, 128), "bert-base": (128,)}
 MEMORY = 4 << 30
 """Bytes that parties have for material: what they read back from the disk is not projected."""
+SHORT_S, SESSIONS = 0.1, 3
+"""Inferences that take less are measured in so many sessions: where the system puts the processes
+makes a fifth of their time."""
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
 
@@ -167,13 +170,17 @@ def compare(
     repeats: int,
 ) -> Compared:
     """Measure a program over a link, and project it."""
-    warm_up = 2
-    busy = Busy()
-    measured = run(program, [inputs] * (repeats + warm_up), at, warm_up, MEMORY)
-    others = busy.others()
+    warm_up, taken = 2, list[float]()
     cost = estimate_cost(program, network, (machine, machine))
-    total = check(cost, measured)
-    projected, median_s = projected_s(cost, total), statistics.median(measured.online_s)
+    busy = Busy()
+    for _ in range(SESSIONS):
+        measured = run(program, [inputs] * (repeats + warm_up), at, warm_up, MEMORY, apart=True)
+        total = check(cost, measured)
+        taken += measured.online_s
+        if min(taken) > SHORT_S:
+            break
+    others = busy.others()
+    projected, median_s = projected_s(cost, total), statistics.median(taken)
     return Compared(
         case.name,
         at.name,
@@ -182,8 +189,8 @@ def compare(
         total.compute_s,
         projected,
         median_s,
-        min(measured.online_s),
-        max(measured.online_s),
+        min(taken),
+        max(taken),
         projected / median_s,
         others,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from srcompile.passes.cost import Cost, LayerCost, Network, network
 from srcompile.passes.machine import Machine
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
 from srcompile.runtime.program import Program
+from srcompile.runtime.roles import PARTIES
 from tests.bench.links import LOOPBACK, Link
 
 LOOPBACK_NETWORK = "16000:0"
@@ -60,13 +62,20 @@ def run(
     link: Link,
     warm_up: int = 1,
     memory: int | None = None,
+    apart: bool = False,
 ) -> Measured:
     """Run an inference on each of the inputs over a new connection; the first are not counted.
 
     memory: the parties' budget for material, in bytes, if it is not the default one.
+    apart: each party has a core of its own, as on two machines. What comes late over an emulated
+        link is delivered by one core, which wakes up both parties.
     """
     results = []
     with LocalCluster(program, link=link.connect(), memory=memory) as cluster:
+        if apart:
+            for party, core in zip(PARTIES, sorted(os.sched_getaffinity(0)), strict=False):
+                for thread in Path(f"/proc/{cluster._processes[party].pid}/task").iterdir():
+                    os.sched_setaffinity(int(thread.name), {core})
         for given in inputs:
             results.append(cluster.infer(given))
         peaks = {role: _peak(process.pid) for role, process in cluster._processes.items()}
