@@ -86,8 +86,9 @@ def load_pool(folder: Path) -> Trained:
     """Read a pool. Raises UserError if the folder holds none, or a damaged one."""
     try:
         about = json.loads((folder / "pool.json").read_text())
+        rows = minilm.table().weight
         with torch.device("meta"):  # takes no memory
-            planned = _parts(about, Table(minilm.table().weight.to("meta")))
+            planned = _parts(about, Table(rows.to("meta")))
     except _NO_POOL as error:
         raise UserError(
             f"{folder} holds no trained pool ({type(error).__name__}: {error}); srtrain makes one"
