@@ -223,8 +223,10 @@ CHOICES: Mapping[str, tuple[str, str, str]] = {  # model, embedding, mask
     "a public mask from ids": ("torch encoder, padding from ids", "client", "public"),
     "a secret table and a public mask": ("bert, eager", "secret", "public"),
 }
-BOUND = 2e-2
-"""How far an output may be from torch's: hidden states are around 1, logits below."""
+BOUND = 5e-2
+"""How far an output may be from torch's: hidden states are around 1, logits below. Shares are
+rounded at random: of distilbert's hidden states the largest error was 0.012, the median of 120
+inferences, and 0.028 at most."""
 
 
 @pytest.mark.parametrize("choice", CHOICES)
