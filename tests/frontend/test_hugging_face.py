@@ -223,10 +223,10 @@ CHOICES: Mapping[str, tuple[str, str, str]] = {  # model, embedding, mask
     "a public mask from ids": ("torch encoder, padding from ids", "client", "public"),
     "a secret table and a public mask": ("bert, eager", "secret", "public"),
 }
-BOUND = 5e-2
-"""How far an output may be from torch's: hidden states are around 1, logits below. Shares are
-rounded at random: of distilbert's hidden states the largest error was 0.012, the median of 120
-inferences, and 0.028 at most."""
+BOUND, BOUND_OF_HIDDEN_STATES = 1e-2, 5e-2
+"""How far an output may be from torch's. Shares are rounded at random. In 40 inferences of each
+choice, and 120 of distilbert, the largest error was 0.004 of logits and embeddings, and 0.028 of
+hidden states, which are around 1: one inference in fifty had one beyond 0.02."""
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -240,7 +240,9 @@ def test_a_model_gives_under_2pc_what_torch_gives(choice: str) -> None:
 
         want = torchs(model(name), given)
         for output, value in result.outputs.items():
-            assert error_where_it_counts(value, want[output], given) < BOUND
+            hidden = output == "last_hidden_state"
+            bound = BOUND_OF_HIDDEN_STATES if hidden else BOUND
+            assert error_where_it_counts(value, want[output], given) < bound
         total = built.cost.total()
         assert tuple(c.bytes for c in result.counters) == total.online_bytes
         assert result.counters[0].rounds == total.rounds
