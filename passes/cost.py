@@ -154,7 +154,11 @@ def estimate_cost(
     types = {phase: program.types(phase) for phase in program.functions}
     timers = [Timer(program, machine, party) for party, machine in enumerate(machines)]
     segments = tuple(
-        SegmentCost(info.name, info.route, _segment_layers(program, number, types, timers))
+        SegmentCost(
+            info.name,
+            info.route,
+            _segment_layers(program, number, types, timers, network.rtt_ms / 2e3),
+        )
         for number, info in enumerate(program.segments)
     )
     setup = sum(
@@ -194,6 +198,7 @@ def _segment_layers(
     segment: int,
     known: Mapping[str, Mapping[str, RingType]],
     timers: Sequence[Timer],
+    rest_s: float,
 ) -> tuple[LayerCost, ...]:
     found: dict[Key, LayerCost] = {}
 
@@ -212,7 +217,7 @@ def _segment_layers(
     body = program.functions["online"][segment]
     for key in _rounds(program, body, known["online"]):
         add(key, LayerCost(*key, rounds=1))
-    for key, seconds in _compute(program, body, timers):
+    for key, seconds in _compute(program, body, timers, rest_s):
         add(key, LayerCost(*key, compute_s=seconds))
     order = {(layer.name, layer.op, layer.source): k for k, layer in enumerate(program.layers)}
     return tuple(found[key] for key in sorted(found, key=order.__getitem__))
@@ -233,15 +238,18 @@ def _rounds(
 
 
 def _compute(
-    program: Program, body: Sequence[Instruction], timers: Sequence[Timer]
+    program: Program, body: Sequence[Instruction], timers: Sequence[Timer], rest_s: float
 ) -> list[tuple[Key, float]]:
-    """Return each instruction's layer and time, those of the slower party between two messages."""
+    """Return each instruction's layer and time, those of the slower party between two messages.
+
+    rest_s: how long parties wait for a message.
+    """
     taken: list[tuple[Key, float]] = []
     ends = {*rounds_of(body).values(), len(body)}
     since = 0
     for end in sorted(ends):
         part = body[since:end]
-        both = [timer.interval(part) for timer in timers]
+        both = [timer.interval(part, rest_s if since else 0.0) for timer in timers]
         taken += zip([_key(program, i) for i in part], max(both, key=sum), strict=True)
         since = end
     return taken

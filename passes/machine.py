@@ -97,7 +97,7 @@ class Timer:
     """Says how long each online instruction of a program takes a party on a machine."""
 
     def __init__(self, program: Program, machine: Machine, party: int) -> None:
-        self._grids = machine.profile.grids
+        self._profile, self._grids = machine.profile, machine.profile.grids
         self._program, self._party = program, party
         self._types = program.types("online") if "online" in program.functions else {}
         self._gaps: set[str] = set()
@@ -120,12 +120,20 @@ class Timer:
             return self._step + self._table(call)
         return self._step + _RULES.get(i.op, _arithmetic)(self._at, call)
 
-    def interval(self, part: Sequence[Instruction]) -> list[float]:
-        """Return the times of the instructions up to a round's messages, or of the last ones."""
+    def interval(self, part: Sequence[Instruction], rest_s: float) -> list[float]:
+        """Return the times of the instructions up to a round's messages, or of the last ones.
+
+        rest_s: how long the party waited for the message before.
+        """
         seconds = [self.seconds(i) for i in part]
         if part and INSTRUCTIONS[part[-1].op].communicates:
             seconds[-1] += STEPS_OF_A_MESSAGE * (self._step - self._warm)
-        return [WAITING * s for s in seconds]
+        computed = sum(seconds)
+        longer = 1 + self._profile.rested_s(rest_s, computed) / computed if computed else 1.0
+        return [
+            s if i.op in INPUTS else WAITING * longer * s
+            for i, s in zip(part, seconds, strict=True)
+        ]
 
     def _at(self, name: str, *point: float) -> float:
         return self._grids[name].at(*point)
@@ -179,6 +187,8 @@ STEPS: Mapping[str, int] = {
 }  # fmt: skip
 """How many steps' overhead instructions have that are not one step."""
 STEPS_OF_A_MESSAGE = 16
+INPUTS = ("input", "public_input")
+"""Instructions whose times were measured by the clock."""
 WAITING = 1.1
 """What computing takes by the clock against what it takes one party: before each message both wait
 for the one that happened to be slower this time. Measured with MiniLM: 1.05 to 1.17."""

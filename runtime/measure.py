@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,6 +54,7 @@ OPEN_WIDTHS = {32: (4, 8, 12, 16, 20, 24, 28, 32), 64: (33, 40, 48, 56, 60, 64)}
 
 HELPER_FLAG = "--beside"
 BURST, PLAN = 6, 1000  # steps of a transformer between two messages, and in all
+RESTS = (0.0, 1e-4, 5e-4, 5e-3, 2e-2)
 WAITS = 16  # rounds of which each lets the parties wait
 STARTS = 3  # of the processes that measure small rounds
 READ_BYTES = (0, 1 << 17, 1 << 19, 1 << 21, 1 << 23)
@@ -84,6 +85,11 @@ class Watch:
         count = max(1, round(self.each_s / 5 / once))
         many = 5 if once * 3 < self.each_s else 3
         return statistics.median(_cpu(action, count) for _ in range(many))
+
+    @property
+    def rested(self) -> int:
+        """How often what is computed after a rest is measured."""
+        return 25 if self.each_s > 1e-3 else 1
 
 
 def _cpu(action: Action, count: int) -> float:
@@ -152,22 +158,9 @@ def _step(meter: Meter) -> dict[str, Grid]:
     write memory before and after: what a step needs is then in a far cache, or in none.
     """
     x, out = meter.ring(np.uint64, 64), np.empty(64, np.uint64)
-    work = meter.watch.per_call(np.add, x, x, out)
-    values: dict[str, Any] = {f"%x{k}": meter.ring(np.uint64, 64) for k in range(PLAN)}
-    places = [np.empty(64, np.uint64) for _ in range(PLAN)]
-    plan = [
-        into(np.add, (f"%x{k}", f"%x{k}"), f"%y{k}", partial(_same, place))
-        for k, place in enumerate(places)
-    ]
-    run: Any = SimpleNamespace(env=values)
+    work, burst = meter.watch.per_call(np.add, x, x, out), _bursts(meter)
     between = meter.ring(np.uint8, max(READ_BYTES))
     clock = statistics.median(_cpu(_nothing, 1) for _ in range(200))
-
-    def burst(first: int) -> None:
-        for k in range(first, first + BURST):
-            plan[k](run)
-            del values[f"%y{k}"]
-
     seconds = []
     for size in READ_BYTES:
         samples = []
@@ -176,6 +169,24 @@ def _step(meter: Meter) -> dict[str, Grid]:
             samples.append(_cpu(partial(burst, first if size else 0), 1) - clock)
         seconds.append(max(statistics.median(samples) / BURST - work, 1e-8))
     return {"step": Grid((tuple(map(float, READ_BYTES)),), tuple(seconds))}
+
+
+def _bursts(meter: Meter) -> Callable[[int], None]:
+    """Return what runs a few steps of a long plan, from one of them on."""
+    values: dict[str, Any] = {f"%x{k}": meter.ring(np.uint64, 64) for k in range(PLAN)}
+    places = [np.empty(64, np.uint64) for _ in range(PLAN)]
+    plan = [
+        into(np.add, (f"%x{k}", f"%x{k}"), f"%y{k}", partial(_same, place))
+        for k, place in enumerate(places)
+    ]
+    run: Any = SimpleNamespace(env=values)
+
+    def burst(first: int) -> None:
+        for k in range(first, first + BURST):
+            plan[k](run)
+            del values[f"%y{k}"]
+
+    return burst
 
 
 def _nothing() -> None:
@@ -469,6 +480,46 @@ def _nonneg(meter: Meter, count: int, in_width: int) -> Action:
     )
 
 
+# -- after a rest ----------------------------------------------------------------------------------
+
+
+def _rests(meter: Meter) -> dict[str, Grid]:
+    """How much longer computing takes after a rest, by the rest and by what is computed since.
+
+    Meanwhile others use the caches, or the core loses them as it sleeps: code, tables and operands
+    are read again as far as they are needed, so that it is more for more that is computed.
+    """
+    burst, first = _bursts(meter), Turns(range(0, PLAN - BURST, BURST))
+    parts: list[Action] = [
+        lambda: burst(first.next()),
+        _relu(meter, 64, 12, 24),
+        _relu(meter, 256, 16, 32),
+        _table(meter, 128, 512, 2, 64, 1, 1.0),
+        _table(meter, 1024, 512, 1, 32, 1, 1.0),
+    ]
+
+    def compute(count: int) -> None:
+        for part in parts[:count]:
+            part()
+
+    counts = range(1, len(parts) + 1)
+    samples: dict[tuple[float, int], list[float]] = {place: [] for place in product(RESTS, counts)}
+    for _ in range(meter.watch.rested):
+        for (rest_s, count), times in samples.items():
+            if rest_s:
+                time.sleep(rest_s)
+            else:
+                compute(count)
+            times.append(_cpu(partial(compute, count), 1))
+    taken = {place: statistics.median(times) for place, times in samples.items()}
+    nodes, longer = [0.0], []
+    for count in counts:
+        nodes.append(max(taken[0.0, count], nodes[-1] + 1e-6))
+    for rest_s in RESTS:
+        longer += [0.0, *(max(taken[rest_s, c] - taken[0.0, c], 0.0) for c in counts)]
+    return {"rested": Grid((RESTS, tuple(nodes)), tuple(longer))}
+
+
 # -- rounds ----------------------------------------------------------------------------------------
 
 
@@ -517,7 +568,7 @@ def _rounds(watch: Watch, grids: dict[str, Grid]) -> dict[str, Grid]:
     return {
         "input": Grid((tuple(size / 4 for size in watch.round_bytes),), tuple(fixed)),
         "round": Grid((tuple(map(float, watch.round_bytes)),), tuple(rounds)),
-    } | _waking(watch)
+    } | _waking(watch, grids)
 
 
 def _online_s(
@@ -534,10 +585,11 @@ def _online_s(
     return statistics.median(taken)
 
 
-def _waking(watch: Watch) -> dict[str, Grid]:
-    """How much longer a round takes if its message lets parties wait, besides that time.
+def _waking(watch: Watch, grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """How much longer a round takes if its message lets parties wait, besides that time and what
+    they compute then.
 
-    They sleep meanwhile, and what they compute with leaves the caches.
+    They sleep meanwhile, and what sends and receives leaves the caches.
     """
     program, seconds = chain(1, WAITS), []
     for wait_s in (0.0, *watch.waits):
@@ -548,8 +600,12 @@ def _waking(watch: Watch) -> dict[str, Grid]:
             with _delaying(wait_s) as ends:
                 taken.append(_online_s(program, inferences, ends) / WAITS - there_s)
         seconds.append(statistics.median(taken))
-    waits = (0.0, *watch.waits)
-    longer = [max(s - seconds[0], 0.0) for s in seconds]
+    waits, rested = (0.0, *watch.waits), grids["rested"]
+    computed = grids["open.32"].at(1, 32) + grids["add.32"].at(1) + 4 * grids["step"].at(0)
+    longer = [
+        max(s - seconds[0] - rested.at(min(wait_s, rested.axes[0][-1]), computed), 0.0)
+        for wait_s, s in zip(waits, seconds, strict=True)
+    ]
     return {"waking": Grid((waits,), tuple(longer))}
 
 
@@ -613,10 +669,14 @@ FAMILIES: dict[str, Measure] = {
     "convolutions": _convolutions,
     "tables": _tables,
     "signs": _signs,
+    "rests": _rests,
 }
 """What is measured in each process; rounds come after them."""
 QUICK = ("steps", "elements", "sums", "openings", "signs")
-TURNS = (*QUICK, "tables", *QUICK, "products", *QUICK, "convolutions", "tables", *QUICK)
+TURNS = (
+    *(*QUICK, "rests", "tables", *QUICK, "products", *QUICK),
+    *("convolutions", "rests", "tables", *QUICK, "rests"),
+)
 """The order. A machine that is shared is slower at one moment than at another: what is measured in
 less than a second is measured several times, with much in between."""
 
@@ -648,8 +708,12 @@ def measure(
 
 def _median(grids: Sequence[Grid]) -> Grid:
     """Return the medians of the same grid, measured several times."""
-    times = zip(*(grid.seconds for grid in grids), strict=True)
-    return Grid(grids[0].axes, tuple(map(statistics.median, times)))
+
+    def medians(several: Iterable[Sequence[float]]) -> tuple[float, ...]:
+        return tuple(map(statistics.median, zip(*several, strict=True)))
+
+    axes = zip(*(grid.axes for grid in grids), strict=True)
+    return Grid(tuple(map(medians, axes)), medians(grid.seconds for grid in grids))
 
 
 def processor() -> str:

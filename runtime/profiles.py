@@ -53,6 +53,7 @@ GRIDS: Mapping[str, tuple[str, ...]] = {
     "input": ("elements",),
     "round": ("bytes",),
     "waking": ("seconds",),
+    "rested": ("seconds", "computed"),
 }
 """The grids of a profile, and what their axes count. docs/files.md says what each measures."""
 
@@ -106,8 +107,16 @@ class Profile:
 
     def waking_s(self, wait_s: float) -> float:
         """Return what a round takes besides, if it lets a party wait for its message so long."""
-        waits, (*_, longest) = self.grids["waking"].axes[0], self.grids["waking"].seconds
-        return longest if wait_s > waits[-1] else self.grids["waking"].at(wait_s)
+        grid = self.grids["waking"]
+        return grid.at(min(wait_s, grid.axes[0][-1]))
+
+    def rested_s(self, rest_s: float, computed_s: float) -> float:
+        """Return what computing for `computed_s` takes besides, after a rest of `rest_s`."""
+        grid = self.grids["rested"]
+        nearest = [
+            min(x, axis[-1]) for x, axis in zip((rest_s, computed_s), grid.axes, strict=True)
+        ]
+        return grid.at(*nearest)
 
     @cached_property
     def byte_s(self) -> float:

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from srcompile.passes.cost import NETWORKS, estimate_cost
-from srcompile.passes.machine import Machine, Timer
+from srcompile.passes.cost import NETWORKS, Network, estimate_cost
+from srcompile.passes.machine import WAITING, Machine, Timer
 from srcompile.runtime.isa import INSTRUCTIONS, RingType
 from srcompile.runtime.profiles import Grid, Profile, built_in
 from srcompile.runtime.program import Constant, Instruction, Program
@@ -24,6 +24,8 @@ def slower(profile: Profile, by: float) -> Profile:
         name: Grid(grid.axes, tuple(by * s for s in grid.seconds))
         for name, grid in profile.grids.items()
     }
+    rests, computed = grids["rested"].axes
+    grids["rested"] = Grid((rests, tuple(by * s for s in computed)), grids["rested"].seconds)
     return replace(profile, name="slower", grids=grids, source="slower.json")
 
 
@@ -68,6 +70,27 @@ def test_the_time_of_a_layer_is_that_of_the_slower_party() -> None:
     each_s = slow.profile.message_s + waiting_s
     assert fixed - on_network == pytest.approx(total.rounds * each_s)
     assert waiting_s > 0
+
+
+def test_what_is_computed_after_a_rest_takes_longer() -> None:
+    program = compiled(BUILDS["mlp"]).program
+    slow = replace(built_in(), grids={**built_in().grids, "rested": RESTED})
+
+    def compute_s(rtt_ms: float) -> float:
+        at = Network("x", 1000, rtt_ms)
+        return estimate_cost(program, at, (Machine(slow), Machine(slow))).total().compute_s
+
+    # given a rest before whatever is computed between two messages, the one to the client too
+    rests = estimate_cost(program, NETWORKS["lan"]).total().rounds - 1
+    # when messages are there at once, after half of what was measured, after all of it, and later
+    at_once = compute_s(0)
+    assert compute_s(2) - at_once == pytest.approx(WAITING * rests * 0.5)
+    assert compute_s(4) - at_once == pytest.approx(WAITING * rests)
+    assert compute_s(400) == pytest.approx(compute_s(4))
+
+
+RESTED = Grid(((0.0, 0.002), (0.0, 1e-9)), (0.0, 0.0, 0.0, 1.0))
+"""A second more for whatever is computed after a rest of two milliseconds."""
 
 
 def test_bytes_and_rounds_do_not_depend_on_the_machine() -> None:
