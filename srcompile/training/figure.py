@@ -9,15 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from srcompile.errors import UserError
 from srcompile.report.units import time_text
-from srcompile.training.evaluate import Evaluation
+from srcompile.training.evaluate import Evaluation, random_mix
 
 DISCLOSED = (
     "Which model runs is told to both parties and the client (route='reveal'); the share of texts "
     "that each model takes is what the parties see over time, and an eavesdropper sees it in the "
     "amount of data. With route='oblivious' nobody learns it, and nothing is saved."
 )
+
+
+PLACE = ("share", "accuracy")
 
 
 def save_figures(found: Sequence[Evaluation], out: Path) -> tuple[Path, Path]:
@@ -31,11 +36,12 @@ def save_figures(found: Sequence[Evaluation], out: Path) -> tuple[Path, Path]:
         raise UserError(
             "a plot needs matplotlib, which is not installed: pip install 'srcompile[report]'"
         ) from None
-    figure = Figure(figsize=(6.0 * len(found), 4.5), layout="constrained")
+    figure = Figure(figsize=(6.0 * len(found), 5.0), layout="constrained")
     for axes, evaluation in zip(
         figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
     ):
         _draw(axes, evaluation)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     picture, page = out / "evaluation.png", out / "evaluation.html"
     figure.savefig(picture, dpi=120)
     buffer = io.BytesIO()
@@ -49,8 +55,12 @@ def _draw(axes: Any, evaluation: Evaluation) -> None:
     curve = sorted({(100 * p.share, 100 * p.accuracy) for p in evaluation.curve})
     axes.plot(*zip(*curve, strict=True), color="#0b5fa5", label="router, all weights")
     singles = [line for name, line in lines.items() if name.startswith("always")]
-    places = [100 * line.share for line in singles], [100 * line.accuracy for line in singles]
-    axes.plot(*places, "o--", color="#00795c", label="single models, random between them")
+    shares, accuracies = (np.array([getattr(x, of) for x in singles]) for of in PLACE)
+    budgets = np.linspace(shares.min(), shares.max(), 201)
+    random = [random_mix(accuracies, shares, budget) @ accuracies for budget in budgets]
+    axes.plot(100 * shares, 100 * accuracies, "o", color="#00795c", label="single models")
+    axes.plot(100 * budgets, 100 * np.array(random), "--", color="#00795c",
+              label="random, as good as it gets")  # fmt: skip
     for line in singles:
         label = line.name.rsplit(" ", 1)[-1]
         axes.annotate(label, (100 * line.share, 100 * line.accuracy), (4, -12),
@@ -66,7 +76,6 @@ def _draw(axes: Any, evaluation: Evaluation) -> None:
                       fmt=mark, color=colour, label=name, capsize=3)  # fmt: skip
     axes.set_xlabel(f"{evaluation.kind} time, % of the largest model ({evaluation.network})")
     axes.set_ylabel("accuracy, %")
-    axes.legend(loc="lower right")
 
 
 def _page(found: Sequence[Evaluation], picture: str) -> str:
