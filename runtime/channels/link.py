@@ -7,6 +7,7 @@ and the reason as its text. The receiver raises it as a ProtocolError, whatever 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -35,8 +36,12 @@ class EndedError(ProtocolError):
 class LinkChannel(TcpChannel):
     """One end of a link to `peer`, not encrypted: for loopback. Its messages are a session's."""
 
+    valid_until = math.inf
+    """When the peer's certificate expires, in seconds since 1970."""
+
     def __init__(self, connection: socket.socket, peer: str, timeout_s: float) -> None:
         super().__init__(connection, peer, timeout_s)
+        self.made = time.monotonic()
         self._torn = False  # part of a message is out, so that no other can follow
 
     def wait_at_most(self, timeout_s: float) -> None:

@@ -21,12 +21,13 @@ from cryptography import x509
 from srcompile.runtime import certificates as module
 from srcompile.runtime.certificates import (
     check_own,
+    describe,
     hosts_of,
     make_certificates,
     renew_certificates,
 )
 from srcompile.runtime.channels.link import EndedError, LinkChannel
-from srcompile.runtime.channels.tls import KEY_BYTES, TlsChannel, contexts, secured
+from srcompile.runtime.channels.tls import KEY_BYTES, TlsChannel, contexts, secured, valid_until
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.roles import ROLES
 from srcompile.runtime.services.links import MAY, PROTOCOL, Links, Visit
@@ -74,6 +75,23 @@ def tls_pair(timeout_s: float = 5.0) -> tuple[TlsChannel, TlsChannel]:
         TlsChannel(to_party, "party 0", timeout_s),
         TlsChannel(to_client, "the client", timeout_s),
     )
+
+
+def test_a_link_lives_no_longer_than_the_first_certificate_that_expires(tmp_path: Path) -> None:
+    # given certificates of roles that expire before, and after, that of their authority
+    for name, days in (("before", 20), ("after", 2000)):
+        make_certificates(tmp_path / name, {}, days=days)
+        own, authority = (
+            describe(tmp_path / name / f"{file}.pem")[1].timestamp() for file in ("party0", "ca")
+        )
+        # then a role knows the first of the two
+        assert valid_until(tmp_path / name, "party0") == min(own, authority)
+        assert (own < authority) is (name == "before")
+    # and each end of a link knows that of the other end's certificate
+    ends = tls_pair()
+    for end, role in zip(ends, ("party0", "client"), strict=True):
+        assert end.valid_until == describe(certificates() / f"{role}.pem")[1].timestamp()
+        end.close()
 
 
 def plain_pair(timeout_s: float = 5.0) -> tuple[LinkChannel, LinkChannel]:
