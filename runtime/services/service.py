@@ -28,6 +28,7 @@ from srcompile.runtime.services.health import Gauge, Health, metrics_text
 from srcompile.runtime.services.histogram import Histogram
 from srcompile.runtime.services.links import KEPT, Links, Visit, Visiting, wait_for
 from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.meeting import Meeting
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import Store, checked_digest, checked_id
 from srcompile.runtime.services.trace import SessionTrace, trace_file
@@ -67,6 +68,7 @@ class Service:
         self._traces = trace_file(settings.trace, role)
         self._handlers: Mapping[str, Callable[[Visit], None]] = {"status": self._status}
         self._lock = threading.Lock()
+        self._meeting = Meeting()
         self._changed = threading.Condition(self._lock)  # a session has ended
         self._ended = threading.Event()  # no new visits
         self._open: set[LinkChannel] = set()
