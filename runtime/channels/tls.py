@@ -80,7 +80,7 @@ class TlsChannel(LinkChannel):
             return True, to_write
         wanted = (self._reading if to_read else 0) | (self._writing if to_write else 0)
         self._poll.register(self._socket, wanted)
-        events = self._poll.poll(1000 * self._timeout_s)
+        events = self._events()
         if not events:
             raise ProtocolError(f"{self.peer} did not answer for {self._timeout_s:.0f} s")
         found = events[0][1]

@@ -52,6 +52,13 @@ class Meeting:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._guests: dict[tuple[str, str], Guest] = {}
+        self._closed: str | None = None
+
+    def close(self, reason: str) -> None:
+        """Let nobody wait any longer, since nobody else comes."""
+        with self._changed:
+            self._closed = reason
+            self._changed.notify_all()
 
     def arrive(self, session: str, visit: Visit) -> Guest:
         """Let a visit wait for its session, in place of an earlier one of the same visitor.
@@ -76,13 +83,15 @@ class Meeting:
     ) -> Guest | None:
         """Meet the guest of a session, or return None if there is none until then (monotonic).
 
-        `look` is called meanwhile and may raise.
+        `look` is called meanwhile and may raise. Raises ProtocolError if this was closed.
         """
         with self._changed:
             while (guest := self._guests.get((session, role))) is None or not guest.waits:
                 left = until - time.monotonic()
                 if left <= 0:
                     return None
+                if self._closed is not None:
+                    raise ProtocolError(self._closed)
                 look()
                 self._changed.wait(min(left, _LOOK_S))
             guest.met = True
@@ -101,18 +110,19 @@ class Meeting:
         """Keep a guest's link until its session has ended.
 
         Raises ProtocolError if it leaves or comes again before its session has begun, or, with the
-        text `nobody`, if that has not begun by then (monotonic).
+        text `nobody`, if that has not begun by then (monotonic), or if this was closed.
         """
         while not guest.ended.wait(_LOOK_S):
             with self._changed:
                 if guest.met:
                     break
-                left = guest.visit.channel.has_something()
-                if guest.came_again or not (left or time.monotonic() > until):
+                reason = self._closed or (nobody if time.monotonic() > until else None)
+                if guest.visit.channel.has_something():
+                    reason = f"{NAMES[guest.visit.role]} left before its session began"
+                if guest.came_again or reason is None:
                     continue
                 del self._guests[guest.key]
-                name = NAMES[guest.visit.role]
-                raise ProtocolError(f"{name} left before its session began" if left else nobody)
+                raise ProtocolError(reason)
         guest.ended.wait()
         if guest.came_again:
             raise ProtocolError(guest.broke)

@@ -357,11 +357,12 @@ class PartyService(Service):
         """
 
         def look() -> None:
+            self._check_running()
             if client is not None and client.has_something():
                 raise ProtocolError(LEFT)
 
         channel, answer = visiting.answer(look)
-        links.enter_context(self._interrupted_at_end(channel))
+        links.enter_context(self._stopped_at_end(channel))
         channel.wait_at_most(deployment.limit_s)
         return channel, answer
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -163,6 +164,26 @@ def test_messages_that_are_sent_soon_keep_their_order_and_their_sizes(
     assert got == [*data, b"last", b"ab"]
     assert pair[0].traffic.messages == len(sizes) + 2
     assert pair[1].traffic.received == pair[0].traffic.sent
+
+
+def test_a_link_that_is_stopped_wakes_who_waits_and_may_still_say_why(
+    pair: tuple[LinkChannel, LinkChannel],
+) -> None:
+    # given an end that waits for the other one
+    def stop() -> None:
+        time.sleep(0.3)
+        pair[0].stop("party 1 shuts down")
+
+    # when another thread stops it
+    waited, _ = both(lambda: pair[0].receive(1), stop)
+    # then who waits gets that as an error, and so does who sends
+    assert str(waited) == "party 1 shuts down"
+    with pytest.raises(ProtocolError, match="party 1 shuts down"):
+        pair[0].send(b"more")
+    # and the other end can be told
+    _, told = both(lambda: pair[0].fail("it is late"), lambda: pair[1].receive(1))
+    assert isinstance(told, EndedError)
+    assert str(told) == "the client ended the session: it is late"
 
 
 def test_a_message_in_parts_is_one_message(pair: tuple[LinkChannel, LinkChannel]) -> None:
