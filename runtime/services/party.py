@@ -272,6 +272,7 @@ class PartyService(Service):
         trace: SessionTrace,
     ) -> Session:
         """Return a client's session; party 0 says whether it runs in batches with others."""
+        models = {s.route: s.name for s in deployment.program.segments} | {None: "none"}
         client, traced = visit.channel, InferenceTrace(trace, told(self.index, visit.channel))
         mark, batches = deployment.mark, deployment.batches
         runner: Runner = Alone(party, mark)
@@ -280,7 +281,8 @@ class PartyService(Service):
 
         def count(run: Inference, offline: Offline, seconds: float) -> None:
             route = "none" if run.route is None else str(run.route)
-            self._histograms["inference_seconds"].add(route, seconds)
+            labels = ("route", route), ("model", models[run.route])
+            self._histograms["inference_seconds"].add(labels, seconds)
             self.count(
                 inferences=1,
                 rounds=run.counters.rounds,

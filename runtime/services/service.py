@@ -64,7 +64,7 @@ class Service:
         self.role, self.settings = role, settings
         self.log = log or Log(role, settings.log_level, settings.log_format)
         self.counts = Counts()
-        self._histograms = {"inference_seconds": Histogram("route")}
+        self._histograms = {"inference_seconds": Histogram()}
         self.kernels: Kernels = load_kernels(settings.kernels or None)
         self._links = Links(role, settings)
         self._traces = trace_file(settings.trace, role)
