@@ -37,8 +37,7 @@ def test_a_session_that_outlasts_the_drain_ends_and_says_who_shuts_down(
         with pytest.raises(ProtocolError, match=f"{NAMES[role]} shuts down and has ended the ses"):
             session.infer(POOL.samples[0])
         # and so does each of the other roles, none of which takes it for a fault of its peer
-        for other in cluster.roles:
-            wait_until(lambda other=other: not other._visits)
+        wait_until(lambda: not any(other._visits for other in cluster.roles))
         said = [line for line in cluster.log().splitlines() if "a visit failed" in line]
         assert said
         assert [line for line in said if f"{NAMES[role]} shuts down" not in line] == []
@@ -72,7 +71,11 @@ def test_who_waits_for_the_other_side_of_a_session_is_told_that_it_does_not_come
     with running(settings) as cluster:
         # given a party 1 that came for a session, and nobody else
         (name,) = cluster.dealer.store.deployed().values()
-        fields = {"session": "0" * 32, "deployment": name, "digest": PROGRAM.digest()}
+        fields: dict[str, Any] = {
+            "session": "0" * 32,
+            "deployment": name,
+            "digest": PROGRAM.digest(),
+        }
         links, purpose = Links("party1", settings), {"party0": "peer", "dealer": "material"}[role]
         coming, errors = end_of(lambda: links.dial(role, purpose, **fields))
         wait_until(lambda: bool(role_of(cluster, role)._meeting._guests))

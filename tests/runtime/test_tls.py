@@ -186,6 +186,21 @@ def test_a_link_that_is_stopped_wakes_who_waits_and_may_still_say_why(
     assert str(told) == "the client ended the session: it is late"
 
 
+def test_who_sends_on_a_link_that_was_ended_learns_why(
+    pair: tuple[LinkChannel, LinkChannel],
+) -> None:
+    # given an end that has ended the link and is gone, before the other one reads anything
+    pair[1].fail("it is late")
+
+    def send() -> None:
+        for _ in range(1000):
+            pair[0].send(bytes(1 << 16))
+
+    # when that sends, then it learns why it cannot
+    with pytest.raises(EndedError, match="party 0 ended the session: it is late"):
+        send()
+
+
 def test_a_message_in_parts_is_one_message(pair: tuple[LinkChannel, LinkChannel]) -> None:
     parts = [bytes([k]) * size for k, size in enumerate([1, 40_000, 0, 7, 20_000])]
     whole = b"".join(parts)
