@@ -7,10 +7,12 @@ and the reason as its text. The receiver raises it as a ProtocolError, whatever 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
 import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 from srcompile.runtime.channels.tcp import HEADER, TcpChannel, _behind
@@ -20,6 +22,8 @@ ENDING = 0xFFFFFFFF
 """The sequence number of the last message of a link that ends with a reason."""
 MAX_REASON = 2000
 _LINGER_S = 1.0
+_AT_ONCE_S = 0.1
+_LOOK_S = 0.2  # how soon who waits finds out that it should not
 _SKIPPED = 1 << 26  # a longer message is not waited for, to find out why a link ended
 
 
@@ -35,9 +39,14 @@ class EndedError(ProtocolError):
 class LinkChannel(TcpChannel):
     """One end of a link to `peer`, not encrypted: for loopback. Its messages are a session's."""
 
+    valid_until = math.inf
+    """When the peer's certificate expires, in seconds since 1970."""
+
     def __init__(self, connection: socket.socket, peer: str, timeout_s: float) -> None:
         super().__init__(connection, peer, timeout_s)
+        self.made = time.monotonic()
         self._torn = False  # part of a message is out, so that no other can follow
+        self._stopped: str | None = None  # why nobody should go on with it
 
     def wait_at_most(self, timeout_s: float) -> None:
         """Take a silence of this length for the peer's end."""
@@ -66,8 +75,16 @@ class LinkChannel(TcpChannel):
             wait_ms = round(1000 * seconds)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wait_ms)
 
+    def stop(self, reason: str) -> None:
+        """Let whoever uses this link get an error with this text soon; from any thread.
+
+        It is raised before the next message, or while one is waited for, and `fail` may follow.
+        """
+        self._stopped = reason
+
     def fail(self, reason: str) -> None:
         """End the link, and let the peer know why if that is still possible."""
+        self._stopped = None
         with contextlib.suppress(ProtocolError, OSError):
             if not self._torn:
                 text = reason.encode("utf-8", "replace")[:MAX_REASON]
@@ -109,6 +126,32 @@ class LinkChannel(TcpChannel):
                 return
 
     # -- the wire
+
+    def _framed(self, parts: Sequence[memoryview]) -> list[memoryview]:
+        self._check_stopped()
+        return super()._framed(parts)
+
+    def _events(self) -> list[tuple[int, int]]:
+        end = time.monotonic() + self._timeout_s
+        while True:
+            self._check_stopped()
+            left = end - time.monotonic()
+            events = self._poll.poll(1000 * max(0.0, min(left, _LOOK_S)))
+            if events or left <= _LOOK_S:
+                return events
+
+    def _write_first(self, buffers: list[memoryview]) -> list[memoryview]:
+        try:
+            return self._write(buffers)
+        except ProtocolError:  # the peer may have ended the link before
+            said = self.reason(_AT_ONCE_S)
+            if said is None:
+                raise
+            raise EndedError(said) from None
+
+    def _check_stopped(self) -> None:
+        if self._stopped is not None:
+            raise ProtocolError(self._stopped)
 
     def _write(self, buffers: list[memoryview]) -> list[memoryview]:
         rest = super()._write(buffers)

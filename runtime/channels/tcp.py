@@ -115,7 +115,7 @@ class TcpChannel:
     def _transfer(self, out: list[memoryview], into: Sequence[memoryview]) -> None:
         """Write the buffers `out` and fill `into` with one message."""
         size = sum(map(len, into))
-        unsent = self._write(out) if out else out  # a message mostly fits into the socket's buffer
+        unsent = self._write_first(out) if out else out  # mostly it fits into the socket's buffer
         if not (unsent or self._ahead) and size < TOGETHER // 2:
             self._wait(True, False)
             self._read_ahead()
@@ -148,7 +148,7 @@ class TcpChannel:
         unread = _behind(unread, 0)
         buffers = len(unread)
         if unsent:  # a message mostly fits into the socket's buffer
-            unsent = self._write(unsent)
+            unsent = self._write_first(unsent)
         while unsent or unread:
             if unread and self._ahead:
                 filled = len(unread) if check is None else 1  # a header is checked first
@@ -196,7 +196,7 @@ class TcpChannel:
         """Return whether the connection can be read and written, as soon as it can either."""
         wanted = (select.POLLIN if to_read else 0) | (select.POLLOUT if to_write else 0)
         self._poll.register(self._socket, wanted)
-        events = self._poll.poll(1000 * self._timeout_s)
+        events = self._events()
         if not events:
             raise ProtocolError(f"{self.peer} did not answer for {self._timeout_s:.0f} s")
         broken = events[0][1] & ~wanted  # reading or writing says how
@@ -204,6 +204,14 @@ class TcpChannel:
             to_read and bool(events[0][1] & select.POLLIN or broken),
             to_write and bool(events[0][1] & select.POLLOUT or broken),
         )
+
+    def _events(self) -> list[tuple[int, int]]:
+        """Return what has happened of that which was registered, or nothing after the time-out."""
+        return self._poll.poll(1000 * self._timeout_s)
+
+    def _write_first(self, buffers: list[memoryview]) -> list[memoryview]:
+        """Write while nothing of the peer's next message has been taken."""
+        return self._write(buffers)
 
     def _write(self, buffers: list[memoryview]) -> list[memoryview]:
         """Send what the socket takes now; return the rest."""

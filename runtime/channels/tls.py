@@ -34,6 +34,8 @@ class TlsChannel(LinkChannel):
     def __init__(self, connection: ssl.SSLSocket, peer: str, timeout_s: float) -> None:
         super().__init__(connection, peer, timeout_s)
         self._tls = connection
+        shown: Any = connection.getpeercert()
+        self.valid_until = ssl.cert_time_to_seconds(shown["notAfter"])
         self._reading, self._writing = select.POLLIN, select.POLLOUT  # what each waits for
 
     @property
@@ -78,7 +80,7 @@ class TlsChannel(LinkChannel):
             return True, to_write
         wanted = (self._reading if to_read else 0) | (self._writing if to_write else 0)
         self._poll.register(self._socket, wanted)
-        events = self._poll.poll(1000 * self._timeout_s)
+        events = self._events()
         if not events:
             raise ProtocolError(f"{self.peer} did not answer for {self._timeout_s:.0f} s")
         found = events[0][1]
@@ -194,6 +196,16 @@ def contexts(folder: Path, role: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
             ) from None
         made.append(context)
     return made[0], made[1]
+
+
+def valid_until(folder: Path, role: str) -> float:
+    """Return when the first of a role's certificate and its authority's expires, as Unix time.
+
+    Raises ConfigError, naming the file, if one is missing or damaged.
+    """
+    from srcompile.runtime.certificates import describe  # large, and of no use without TLS
+
+    return min(describe(folder / name)[1].timestamp() for name in ("ca.pem", f"{role}.pem"))
 
 
 def _is_mismatch(error: OSError) -> bool:

@@ -29,8 +29,6 @@ from srcompile.runtime.services.state import (
 )
 from srcompile.runtime.services.trace import SessionTrace
 
-_LOOK_S = 0.2
-
 
 class DealerService(Service):
     """The dealer as a service."""
@@ -42,8 +40,6 @@ class DealerService(Service):
             "deploy": self._deploy,
             "material": self._material,
         }
-        self._met = threading.Condition()
-        self._waiting: dict[str, tuple[Visit, threading.Event]] = {}
         self._loaded: dict[str, _Deployment] = {}
         self._loading = threading.Lock()
 
@@ -73,46 +69,32 @@ class DealerService(Service):
         session = checked_id(visit.fields.get("session"))
         name = checked_id(visit.fields.get("deployment"))
         deployment = self._deployment(name, checked_digest(visit.fields.get("digest")))
-        done = threading.Event()
-        with self._met:
-            other = self._waiting.pop(session, None)
-            if other is None:
-                self._waiting[session] = visit, done
+        role = PARTIES[1 - PARTIES.index(visit.role)]
+        guest = self._meeting.arrive(session, visit)
+        other = self._meeting.pair(guest, role)
         if other is None:
-            self._wait(session, visit, done)
+            end = time.monotonic() + self.settings.timeout
+            nobody = f"{NAMES[role]} did not come to the dealer for this session"
+            self._meeting.stay(guest, end, nobody)
             return
-        first, first_done = other
         try:
-            if first.role == visit.role or first.fields.get("deployment") != name:
+            if other.visit.fields.get("deployment") != name:
                 raise ProtocolError("the parties of this session do not fit together")
-            visits = {first.role: first, visit.role: visit}
+            channels = {g.visit.role: g.visit.channel for g in (guest, other)}
             with self._session(session) as trace:
                 trace.set(program=deployment.digest)
-                channels = (visits[PARTIES[0]].channel, visits[PARTIES[1]].channel)
                 self.log.info("session opens", session=session[:8], deployment=name[:8])
-                self._serve_session(deployment, channels, trace)
+                self._serve_session(deployment, (channels["party0"], channels["party1"]), trace)
                 self.log.info("session ends", session=session[:8])
-        except ProtocolError as error:
-            first.channel.fail(str(error))
+        except Exception as error:
+            broke = [g.broke for g in (guest, other) if g.came_again]
+            other.visit.channel.fail(broke[0] if broke else self.reason(error))
+            if broke:
+                raise ProtocolError(broke[0]) from None
             raise
         finally:
-            first_done.set()
-
-    def _wait(self, session: str, visit: Visit, done: threading.Event) -> None:
-        """Keep a party's link until its session has ended."""
-        end = time.monotonic() + self.settings.timeout
-        while not done.wait(_LOOK_S):
-            with self._met:
-                if session not in self._waiting:
-                    break
-                left = visit.channel.has_something()  # it is silent until the session begins
-                if left or self.stopping or time.monotonic() > end:
-                    del self._waiting[session]
-                    if left:
-                        raise ProtocolError(f"{NAMES[visit.role]} left before its session began")
-                    other = PARTIES[1 - PARTIES.index(visit.role)]
-                    raise ProtocolError(f"{other} did not come to the dealer for this session")
-        done.wait()
+            self._meeting.end(guest)
+            self._meeting.end(other)
 
     def _serve_session(
         self,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from srcompile.runtime.services.histogram import Histogram
+from srcompile.runtime.services.histogram import Histogram, Labels, labels_text
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "sessions": ("counter", "Sessions that were opened."),
@@ -21,7 +21,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "inferences": ("counter", "Inferences that were finished."),
     "inference_seconds": (
         "histogram",
-        "From a party's masks for the client to the end of its rounds, by route; of parties.",
+        "From a party's masks for the client to the end of its rounds, by model; of parties.",
     ),
     "rounds": ("counter", "Rounds of inferences, as the cost report counts them."),
     "batches": ("counter", "Batches of inferences that were run; a lone inference needs none."),
@@ -38,8 +38,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
 """The metrics by name, without the prefix `srcompile_`: kind and meaning."""
 
 
-Gauge = float | Mapping[tuple[tuple[str, str], ...], float]
-"""A value, or a value for each set of labels, which are pairs of name and text."""
+Gauge = float | Mapping[Labels, float]
+"""A value, or a value for each set of labels."""
 
 
 def metrics_text(
@@ -56,13 +56,9 @@ def metrics_text(
             continue
         found = values.get(name, {})
         for labels, value in (found if isinstance(found, Mapping) else {(): found}).items():
-            shown = ",".join(f'{k}="{_escaped(v)}"' for k, v in (("role", role), *labels))
+            shown = labels_text((("role", role), *labels))
             lines.append(f"{full}{{{shown}}} {value:.15g}")
     return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 class Health:

@@ -9,33 +9,48 @@ BOUNDS = (
 )  # fmt: skip
 """The upper bounds of buckets, in seconds."""
 
+Labels = tuple[tuple[str, str], ...]
+"""Pairs of name and text."""
+
 
 class Histogram:
-    """How often something took how long, for each value of a label."""
+    """How often something took how long, for each set of labels, which are pairs of name and text.
 
-    def __init__(self, label: str) -> None:
-        self._label, self._lock = label, threading.Lock()
-        self._counts: dict[str, list[int]] = {}  # one for each bucket, and one for what is beyond
-        self._sums: dict[str, float] = {}
+    All sets have the same names.
+    """
 
-    def add(self, value: str, seconds: float) -> None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[Labels, list[int]] = {}  # one for each bucket, and one for the rest
+        self._sums: dict[Labels, float] = {}
+
+    def add(self, labels: Labels, seconds: float) -> None:
         """Count something that took so many seconds."""
         place = next((k for k, bound in enumerate(BOUNDS) if seconds <= bound), len(BOUNDS))
         with self._lock:
-            self._counts.setdefault(value, [0] * (len(BOUNDS) + 1))[place] += 1
-            self._sums[value] = self._sums.get(value, 0.0) + seconds
+            self._counts.setdefault(labels, [0] * (len(BOUNDS) + 1))[place] += 1
+            self._sums[labels] = self._sums.get(labels, 0.0) + seconds
 
     def lines(self, name: str, role: str) -> list[str]:
         """Return its lines under a metric's full name."""
         with self._lock:
-            counts = {value: list(found) for value, found in sorted(self._counts.items())}
+            counts = {labels: list(found) for labels, found in sorted(self._counts.items())}
             sums = dict(self._sums)
         lines = []
-        for value, found in counts.items():
-            labels, so_far = f'role="{role}",{self._label}="{value}"', 0
+        for labels, found in counts.items():
+            shown, so_far = labels_text((("role", role), *labels)), 0
             for bound, count in zip((*BOUNDS, "+Inf"), found, strict=True):
                 so_far += count
-                lines.append(f'{name}_bucket{{{labels},le="{bound}"}} {so_far}')
-            lines.append(f"{name}_sum{{{labels}}} {sums[value]:.6f}")
-            lines.append(f"{name}_count{{{labels}}} {so_far}")
+                lines.append(f'{name}_bucket{{{shown},le="{bound}"}} {so_far}')
+            lines.append(f"{name}_sum{{{shown}}} {sums[labels]:.6f}")
+            lines.append(f"{name}_count{{{shown}}} {so_far}")
         return lines
+
+
+def labels_text(labels: Labels) -> str:
+    """Return labels as they stand between braces."""
+    return ",".join(f'{name}="{_escaped(text)}"' for name, text in labels)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -6,12 +6,14 @@ is in `MAY`.
 
 A visit for one of `KEPT` may be followed by others on its link. When it has ended in order, the one
 who was visited says so and waits for the next; the visitor puts the link aside, and takes it again
-for another session once that word has come.
+for another session once that word has come. No link gets another visit when it is old, or when a
+certificate that it was made with has expired.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 import threading
@@ -30,6 +32,7 @@ from srcompile.runtime.channels.tls import (
     contexts,
     name_of,
     secured,
+    valid_until,
 )
 from srcompile.runtime.errors import ConfigError, ProtocolError, error_text
 from srcompile.runtime.roles import NAMES, ROLES
@@ -85,8 +88,10 @@ class Links:
         self._lock = threading.Lock()
         self._server: ssl.SSLContext | None = None
         self._client: ssl.SSLContext | None = None
+        self._valid_until = math.inf  # when this role's own certificate expires
         if not settings.insecure:
             self._server, self._client = contexts(settings.certs, role)
+            self._valid_until = valid_until(settings.certs, role)
 
     def listen(self) -> socket.socket:
         """Return the role's listening socket. Raises ConfigError if the address is taken."""
@@ -214,12 +219,14 @@ class Links:
     def next_visit(self, visit: Visit) -> Visit | None:
         """Say that a visit has ended in order, and return the next one on its link.
 
-        None if there is none for a while, or if the visitor has left.
+        None if there is none for a while, if the visitor has left, or if the link may have no other
+        visit; then who comes on it nevertheless finds it closed, and makes another.
         """
         channel = visit.channel
         try:
             channel.send_json(ENDED)
-            if not channel.has_something(self.settings.keep_links + _LATER_S):
+            wait_s = min(self.settings.keep_links + _LATER_S, max(0.0, self._left(channel)))
+            if not channel.has_something(wait_s) or self._left(channel) <= 0:
                 return None
             channel.wait_at_most(HANDSHAKE_S)
             return self._introduced(channel, visit.role, visit.name)
@@ -250,26 +257,35 @@ class Links:
     # -- links that are kept
 
     def keep(self, peer: str, channel: LinkChannel) -> None:
-        """Put a link aside whose visit has ended in order here, or close it if it is worn."""
+        """Put a link aside whose visit has ended in order here, or close it if worn or old."""
         carried = max(channel.traffic.sent, channel.traffic.received)
+        good = carried < _WORN_BYTES and self._left(channel) > 0
         with self._lock:
             kept = self._kept[peer]
             few = len(kept) < self.settings.sessions
-            if few and self.settings.keep_links and carried < _WORN_BYTES:
+            if few and self.settings.keep_links and good:
                 kept.append(_Kept(channel, time.monotonic()))
                 return
         channel.close()
 
     def let_go(self, *, all_of_them: bool = False) -> None:
-        """Close the links that were put aside for longer than the setting allows, or all."""
+        """Close the links that were put aside for too long or are too old, or all."""
         oldest = time.monotonic() - self.settings.keep_links
         with self._lock:
             gone = [k for kept in self._kept.values() for k in kept]
-            gone = [k for k in gone if all_of_them or k.since < oldest]
+            gone = [
+                k for k in gone if all_of_them or k.since < oldest or self._left(k.channel) <= 0
+            ]
             for kept in self._kept.values():
                 kept[:] = [k for k in kept if k not in gone]
         for each in gone:
             each.channel.close()
+
+    def _left(self, channel: LinkChannel) -> float:
+        """Return for how many seconds a link may still get another visit, or 0 or less."""
+        age = time.monotonic() - channel.made
+        expires = min(channel.valid_until, self._valid_until)
+        return min(self.settings.link_age - age, expires - time.time())
 
     def _taken(self, peer: str) -> LinkChannel | None:
         """Return a link to a peer that was kept and on which it waits for the next visit."""
@@ -283,7 +299,8 @@ class Links:
             channel = said[-1].channel
             with contextlib.suppress(ProtocolError, OSError):
                 channel.wait_at_most(_LOOK_S)
-                if channel.receive_json() == ENDED and not channel.has_something():
+                ended = channel.receive_json() == ENDED and not channel.has_something()
+                if ended and self._left(channel) > 0:
                     channel.give_up_after(HANDSHAKE_S)
                     return channel
             channel.close()

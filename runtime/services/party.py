@@ -67,7 +67,6 @@ from srcompile.runtime.services.vault import Vault
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import Stock
 
-_LOOK_S = 0.2
 LEFT = "the client left before its session began"
 DIFFERENT_DEPLOYMENTS = "the parties have different deployments of this program; deploy it again"
 DIFFERENT_STOCKS = (
@@ -88,8 +87,6 @@ class PartyService(Service):
             "peer": self._meet,
             "stock": self._fill_with_party1,
         }
-        self._met = threading.Condition()
-        self._peers: dict[str, tuple[Visit, threading.Event]] = {}
         self._loaded: dict[str, _Deployment] = {}
         self._loading = threading.Lock()
         self.memory = Memory(settings.session_memory << 20, self._free)
@@ -275,6 +272,7 @@ class PartyService(Service):
         trace: SessionTrace,
     ) -> Session:
         """Return a client's session; party 0 says whether it runs in batches with others."""
+        models = {s.route: s.name for s in deployment.program.segments} | {None: "none"}
         client, traced = visit.channel, InferenceTrace(trace, told(self.index, visit.channel))
         mark, batches = deployment.mark, deployment.batches
         runner: Runner = Alone(party, mark)
@@ -283,7 +281,8 @@ class PartyService(Service):
 
         def count(run: Inference, offline: Offline, seconds: float) -> None:
             route = "none" if run.route is None else str(run.route)
-            self._histograms["inference_seconds"].add(route, seconds)
+            labels = ("route", route), ("model", models[run.route])
+            self._histograms["inference_seconds"].add(labels, seconds)
             self.count(
                 inferences=1,
                 rounds=run.counters.rounds,
@@ -360,11 +359,12 @@ class PartyService(Service):
         """
 
         def look() -> None:
+            self._check_running()
             if client is not None and client.has_something():
                 raise ProtocolError(LEFT)
 
         channel, answer = visiting.answer(look)
-        links.enter_context(self._interrupted_at_end(channel))
+        links.enter_context(self._stopped_at_end(channel))
         channel.wait_at_most(deployment.limit_s)
         return channel, answer
 
@@ -390,18 +390,16 @@ class PartyService(Service):
                 opened = mine["opened"] is theirs.get("opened") is True
                 yield _Peer(channel, opened, theirs.get("together") is True)
             return
-        end = time.monotonic() + self.settings.timeout
-        with self._met:
-            while session not in self._peers:
-                left = end - time.monotonic()
-                if left <= 0 or self.stopping:
-                    raise ProtocolError(
-                        f"party 1 did not come for this session within {self.settings.timeout:g} s"
-                    )
-                if client.has_something():
-                    raise ProtocolError(LEFT)
-                self._met.wait(min(left, 0.2))
-            visit, done = self._peers.pop(session)
+        timeout = self.settings.timeout
+
+        def look() -> None:
+            if client.has_something():
+                raise ProtocolError(LEFT)
+
+        guest = self._meeting.wait_for(session, "party1", time.monotonic() + timeout, look)
+        if guest is None:
+            raise ProtocolError(f"party 1 did not come for this session within {timeout:g} s")
+        visit = guest.visit
         try:
             if visit.fields.get("deployment") != deployment.name:
                 raise ProtocolError(DIFFERENT_DEPLOYMENTS)
@@ -413,31 +411,18 @@ class PartyService(Service):
             opened = mine["opened"] is visit.fields.get("opened") is True
             yield _Peer(visit.channel, opened, together)
         except Exception as error:
-            visit.channel.fail(self.reason(error))
+            visit.channel.fail(guest.broke if guest.came_again else self.reason(error))
+            if guest.came_again:
+                raise ProtocolError(guest.broke) from None
             raise
         finally:
-            done.set()
+            self._meeting.end(guest)
 
     def _meet(self, visit: Visit) -> None:
         """Keep party 1's link for the session that it came for, until that has ended."""
-        session, done = checked_id(visit.fields.get("session")), threading.Event()
-        with self._met:
-            if session in self._peers:
-                raise ProtocolError("party 1 came twice for one session")
-            self._peers[session] = visit, done
-            self._met.notify_all()
+        guest = self._meeting.arrive(checked_id(visit.fields.get("session")), visit)
         end = time.monotonic() + self.settings.timeout
-        while not done.wait(_LOOK_S):
-            with self._met:
-                if session not in self._peers:
-                    break
-                left = visit.channel.has_something()
-                if left or time.monotonic() > end:
-                    del self._peers[session]
-                    if left:
-                        raise ProtocolError("party 1 left before its session began")
-                    raise ProtocolError("the client did not come to party 0 for this session")
-        done.wait()
+        self._meeting.stay(guest, end, "the client did not come to party 0 for this session")
 
 
 def receive_shares(program: Program, channel: LinkChannel, kernels: Kernels) -> dict[str, Ring]:

@@ -1,7 +1,8 @@
 """What dealer and parties have in common as services: they serve each visit on a thread.
 
 A visit that fails ends by itself: its links are closed, with the reason if the peer still listens,
-and the service goes on. `stop` lets running sessions end, up to the setting `drain`.
+and the service goes on. `stop` lets running sessions end, up to the setting `drain`; the others end
+with an error that says so to all who take part.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from srcompile.runtime.services.health import Gauge, Health, metrics_text
 from srcompile.runtime.services.histogram import Histogram
 from srcompile.runtime.services.links import KEPT, Links, Visit, Visiting, wait_for
 from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.meeting import Meeting
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.state import Store, checked_digest, checked_id
 from srcompile.runtime.services.trace import SessionTrace, trace_file
@@ -36,6 +38,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _VISITS = 64  # visits at once, beside the sessions
 _POLL_S = 0.2
 _ENDING_S = 1.0
+_SAYING_S = 5.0  # how long sessions that are ended have to say why
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,20 @@ class Service:
         self.role, self.settings = role, settings
         self.log = log or Log(role, settings.log_level, settings.log_format)
         self.counts = Counts()
-        self._histograms = {"inference_seconds": Histogram("route")}
+        self._histograms = {"inference_seconds": Histogram()}
         self.kernels: Kernels = load_kernels(settings.kernels or None)
         self._links = Links(role, settings)
         self._traces = trace_file(settings.trace, role)
         self._handlers: Mapping[str, Callable[[Visit], None]] = {"status": self._status}
         self._lock = threading.Lock()
+        self._meeting = Meeting()
         self._changed = threading.Condition(self._lock)  # a session has ended
         self._ended = threading.Event()  # no new visits
+        self._cut_off = False  # no sessions either
+        self.shuts_down = (
+            f"{NAMES[role]} shuts down and has ended the sessions that still ran; open another one "
+            "when it is back"
+        )
         self._open: set[LinkChannel] = set()
         self._resting: set[LinkChannel] = set()  # whose next visit is waited for
         self._running: dict[str, str] = {}  # session -> whose
@@ -108,6 +117,7 @@ class Service:
         if self._ended.is_set() or self._acceptor.ident is None:
             return
         self._ended.set()
+        self._meeting.close(self.shuts_down)
         with self._lock:
             for channel in self._resting:
                 channel.interrupt()
@@ -116,12 +126,16 @@ class Service:
         end = time.monotonic() + self.settings.drain
         self._join(end)
         with self._lock:
-            left = list(self._open)
-            if left:
+            self._cut_off = True
+            if self._open:
                 self.log.warning("ends sessions that still run", count=len(self._running))
-            for channel in left:
+            for channel in self._open:
+                channel.stop(self.shuts_down)
+        self._join(time.monotonic() + _SAYING_S)
+        with self._lock:
+            for channel in self._open:
                 channel.interrupt()
-        self._join(time.monotonic() + 10)
+        self._join(time.monotonic() + _SAYING_S)
         self._links.let_go(all_of_them=True)
         if self._health is not None:
             self._health.close()
@@ -194,8 +208,10 @@ class Service:
         try:
             self._handlers[visit.purpose](visit)
         except (RunError, OSError) as error:
-            self.log.warning("a visit failed", peer=visit.role, reason=error)
-            visit.channel.fail(self.reason(error))
+            reason = self.reason(error)
+            found = error if isinstance(error, OSError) else reason
+            self.log.warning("a visit failed", peer=visit.role, reason=found)
+            visit.channel.fail(reason)
         except Exception as error:  # a mistake of ours: it ends this visit, not the service
             self.log.error("a visit failed", peer=visit.role, reason=type(error).__name__)
             visit.channel.fail(self.reason(error))
@@ -218,6 +234,8 @@ class Service:
 
     def reason(self, error: Exception) -> str:
         """Return what others may know about an error."""
+        if self._cut_off and isinstance(error, ProtocolError):
+            return self.shuts_down  # of which it is a consequence
         if isinstance(error, RunError):
             return str(error)
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -226,23 +244,30 @@ class Service:
 
     @contextlib.contextmanager
     def _holding(self, channel: LinkChannel) -> Iterator[None]:
-        """Close a channel at the end, and interrupt it if the service cannot wait."""
-        with self._interrupted_at_end(channel):
+        """Close a channel at the end, and stop it if the service cannot wait."""
+        with self._stopped_at_end(channel):
             try:
                 yield
             finally:
                 channel.close()
 
     @contextlib.contextmanager
-    def _interrupted_at_end(self, channel: LinkChannel) -> Iterator[None]:
-        """Interrupt a channel if the service cannot wait."""
+    def _stopped_at_end(self, channel: LinkChannel) -> Iterator[None]:
+        """Stop a channel if the service cannot wait."""
         with self._lock:
             self._open.add(channel)
+            if self._cut_off:
+                channel.stop(self.shuts_down)
         try:
             yield
         finally:
             with self._lock:
                 self._open.discard(channel)
+
+    def _check_running(self) -> None:
+        """Raise ProtocolError if the service has ended its sessions."""
+        if self._cut_off:
+            raise ProtocolError(self.shuts_down)
 
     @contextlib.contextmanager
     def _visiting(self, peer: str, purpose: str, **fields: Any) -> Iterator[Visiting]:

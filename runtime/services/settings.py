@@ -231,6 +231,12 @@ class Settings:
             "how long a link between roles is kept for the next session; 0: not at all",
         ),
     )
+    link_age: float = field(
+        default=3600.0,
+        metadata=_about(
+            _seconds(0, 86400), "the age from which a link between roles gets no other session"
+        ),
+    )
     drain: float = field(
         default=30.0,
         metadata=_about(

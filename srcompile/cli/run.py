@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -16,10 +17,12 @@ from srcompile.cli.progress import RunProgress
 from srcompile.cli.services import COMMANDS
 from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import ClusterResult, LocalCluster
-from srcompile.runtime.errors import ProgramError, RangeError
+from srcompile.runtime.errors import ProgramError, RangeError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, load
 from srcompile.runtime.shares import read_shares
+
+OUT_OF_RANGE = "no output: out of range"
 
 
 @click.group()
@@ -88,53 +91,92 @@ def local(
         )
         program, shares = program.without_weights(), None  # the cluster lets go of them once loaded
         with cluster:
-            results = run_all(cluster.infer, batch, progress)
+            ran = run_all(cluster.infer, batch, progress)
         setup = {"bytes": list(cluster.setup_bytes), "seconds": cluster.setup_s}
-    show_run(program, results, setup, as_json)
+    show_run(program, ran, setup, as_json)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a batch: results in the order of its rows, up to the `error` that ended it.
+
+    A result is None where a value left its range.
+    """
+
+    rows: int
+    results: tuple[ClusterResult | None, ...]
+    error: RunError | None
+
+    @property
+    def done(self) -> list[ClusterResult]:
+        """The results that there are."""
+        return [r for r in self.results if r is not None]
+
+    @property
+    def out_of_range(self) -> list[int]:
+        """The rows, from 0, in which a value left its range."""
+        return [row for row, r in enumerate(self.results) if r is None]
+
+    def check(self) -> None:
+        """Raise RunError, naming the rows, if there is a row without a result."""
+        if self.error is not None and not self.results:
+            raise self.error
+        if self.error is None and not self.done:
+            raise RangeError(f"in each of {self.rows} inferences " if self.rows > 1 else "")
+        found = []
+        if self.out_of_range:
+            shown = ", ".join(map(str, self.out_of_range[:10]))
+            more = ", ..." if len(self.out_of_range) > 10 else ""
+            found.append(str(RangeError(f"in row {shown}{more} of the input, counted from 0, ")))
+        if self.error is not None:
+            row = len(self.results)
+            found.append(
+                f"there are no outputs from row {row} of the input on, counted from 0: {self.error}"
+            )
+        if found:
+            raise RunError("; ".join(found))
 
 
 def run_all(
     infer: Callable[[Mapping[str, Array]], ClusterResult],
     batch: Sequence[Mapping[str, Array]],
     progress: RunProgress,
-) -> list[ClusterResult | None]:
-    """Run all inferences of a batch; the result is None where a value left its range."""
+) -> Ran:
+    """Run the inferences of a batch until one ends with an error."""
     results: list[ClusterResult | None] = []
+    error = None
     for inputs in batch:
         try:
             results.append(infer(inputs))
         except RangeError:
             results.append(None)
+        except RunError as ended:
+            error = ended
+            break
         progress.finished()
-    return results
+    return Ran(len(batch), tuple(results), error)
 
 
-def show_run(
-    program: Program, results: list[ClusterResult | None], setup: dict[str, Any], as_json: bool
-) -> None:
-    """Print results, for people or as JSON. Raises RangeError if there is none for an inference."""
-    done = [r for r in results if r is not None]
-    if not done:
-        raise RangeError(f"in each of {len(results)} inferences " if len(results) > 1 else "")
-    data = run_data(program, results, setup)
-    if as_json:
-        print_json(data)
-    else:
-        print_run(Console(), data, done)
-    if len(done) < len(results):
-        shown = ", ".join(map(str, data["out_of_range"][:10]))
-        more = ", ..." if len(data["out_of_range"]) > 10 else ""
-        raise RangeError(f"in row {shown}{more} of the input, counted from 0, ")
+def show_run(program: Program, ran: Ran, setup: dict[str, Any], as_json: bool) -> None:
+    """Print the results that there are, for people or as JSON.
+
+    Raises RunError behind them if there is none for a row.
+    """
+    if ran.done:
+        data = run_data(program, ran, setup)
+        if as_json:
+            print_json(data)
+        else:
+            print_run(Console(), data, ran)
+    ran.check()
 
 
-def run_data(
-    program: Program, ran: list[ClusterResult | None], setup: dict[str, Any]
-) -> dict[str, Any]:
+def run_data(program: Program, ran: Ran, setup: dict[str, Any]) -> dict[str, Any]:
     """Return what `srrun local --json` prints. With several inferences, sums over all of them.
 
-    `ran` holds None where a value left its range; at least one did not.
+    There is at least one result.
     """
-    results = [r for r in ran if r is not None]
+    results = ran.done
     names = {s.route: s.name for s in program.segments if s.route is not None}
     routes = [names[r.route] for r in results if r.route is not None]
     outputs = {
@@ -144,9 +186,10 @@ def run_data(
     }  # fmt: skip
     return {
         "outputs": {name: value.tolist() for name, value in outputs.items()},
-        "route": None if not routes else routes[0] if len(ran) == 1 else routes,
-        "inferences": len(ran),
-        "out_of_range": [k for k, r in enumerate(ran) if r is None],
+        "route": None if not routes else routes[0] if ran.rows == 1 else routes,
+        "inferences": len(ran.results),
+        "out_of_range": ran.out_of_range,
+        "error": None if ran.error is None else str(ran.error),
         "online": {
             "bytes": [sum(r.online_bytes[p] for r in results) for p in (0, 1)],
             "rounds": sum(r.rounds for r in results),
@@ -175,19 +218,19 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def print_run(console: Console, data: dict[str, Any], results: list[ClusterResult]) -> None:
+def print_run(console: Console, data: dict[str, Any], ran: Ran) -> None:
     """Print what `srrun local` and `srrun client infer` found, for people."""
-    count = data["inferences"]
+    count = ran.rows
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     if data["route"] is not None:
         routes = [data["route"]] if count == 1 else data["route"]
         shares = (f"{name} {routes.count(name)}" for name in dict.fromkeys(routes))
         table.add_row("route", routes[0] if count == 1 else ", ".join(shares))
     for name in data["outputs"]:
-        shown = [_shown(r.outputs[name]) for r in results[:5]]
-        table.add_row(name, "\n".join(shown) + ("\n..." if count > 5 else ""))
+        shown = [OUT_OF_RANGE if r is None else _shown(r.outputs[name]) for r in ran.results[:5]]
+        table.add_row(name, "\n".join(shown) + ("\n..." if len(ran.results) > 5 else ""))
     online, offline = data["online"], data["offline"]
-    each = "" if count == 1 else f" ({len(results)} inferences)"
+    each = "" if count == 1 else f" ({len(ran.done)} inferences)"
     table.add_row(
         "online",
         f"{online['bytes'][0]:,} B from party 0, {online['bytes'][1]:,} B from party 1, "

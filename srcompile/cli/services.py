@@ -166,9 +166,9 @@ def infer(settings: Settings, program_file: str, input_file: str, as_json: bool)
         RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress,
         Client(program, settings, progress.watch) as session,
     ):
-        results = run_all(session.infer, batch, progress)
+        ran = run_all(session.infer, batch, progress)
     setup = {"bytes": list(session.setup_bytes), "seconds": session.setup_s}
-    show_run(program, results, setup, as_json)
+    show_run(program, ran, setup, as_json)
 
 
 @click.command()

@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from srcompile.cli.run import Ran, show_run
 from srcompile.cli.run import main as srrun
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
 from srcompile.runtime.client import share_weights
+from srcompile.runtime.cluster import LocalCluster
+from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.program import save
+from srcompile.runtime.services.client import Client
 from srcompile.runtime.shares import write_shares
 from tests.support.builds import compiled
 from tests.support.services import (
@@ -29,6 +33,7 @@ from tests.support.services import (
     SRRUN,
     Processes,
     config_file,
+    running,
     settings_in,
 )
 
@@ -90,6 +95,66 @@ def test_a_program_is_deployed_and_asked(cluster: Path, folder: Path, how: str) 
         )
         assert found.exit_code == 0, found.output
         assert "BAD" not in found.output
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_answers_that_came_before_an_error_are_printed(
+    done: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given services of which party 0 goes away when some of three rows are answered
+    settings = settings_in(tmp_path, drain=0.0)
+    infer, asked = Client.infer, list[Any]()
+
+    with running(settings) as found:
+
+        def infer_or_end(self: Client, inputs: Any) -> Any:
+            asked.append(inputs)
+            if len(asked) == done + 1:
+                found.parties[0].stop()
+            return infer(self, inputs)
+
+        monkeypatch.setattr(Client, "infer", infer_or_end)
+        # when a client asks for all of them
+        command = ("client", "infer", folder / "bare.srp", "--input", folder / "input.npz")
+        config = config_file(settings, tmp_path)
+        result = call(*command, "--config", config, "--json")
+    # then the rows that were answered are printed in their order, and behind them the error
+    assert result.exit_code == 2
+    assert "party 0 shuts down" in result.stderr
+    assert result.stderr.count("\n") == 1
+    if not done:
+        assert result.stdout == ""
+        return
+    data = json.loads(result.stdout)
+    want = [evaluate(POOL.module, s, registry())[0]["y"] for s in POOL.samples[:done]]
+    np.testing.assert_allclose(data["outputs"]["y"], np.concatenate(want), atol=0.01)
+    assert (data["inferences"], data["out_of_range"]) == (done, [])
+    assert len(data["route"]) == done
+    assert "party 0 shuts down" in data["error"]
+    assert f"no outputs from row {done} of the input on, counted from 0: " in result.stderr
+
+
+def test_rows_without_an_output_are_shown_in_their_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # given results of three rows, the second one out of range, and a fourth one with an error
+    with LocalCluster(PROGRAM) as cluster:
+        first, third = (cluster.infer(POOL.samples[k]) for k in (0, 2))
+    error = ProtocolError("party 0 shuts down")
+    ran = Ran(5, (first, None, third), error)
+    # when they are printed for people
+    with pytest.raises(RunError) as caught:
+        show_run(PROGRAM, ran, {"bytes": [0, 0], "seconds": 0.0}, as_json=False)
+    # then each row has a line, and the error names those that have no output
+    shown = capsys.readouterr().out.splitlines()
+    (place,) = (k for k, line in enumerate(shown) if line.startswith("y "))
+    numbers = [line.removeprefix("y").strip() for line in shown[place : place + 3]]
+    assert numbers[1] == "no output: out of range"
+    for text, result in ((numbers[0], first), (numbers[2], third)):
+        values = np.array([float(v) for v in text.strip("[]").split()])
+        np.testing.assert_allclose(values, result.outputs["y"].ravel(), atol=1e-3)
+    assert str(caught.value).startswith("in row 1 of the input, counted from 0, a value left the")
+    assert str(caught.value).endswith("from row 3 of the input on, counted from 0: " + str(error))
 
 
 def test_flags_and_environment_count_more_than_the_file(

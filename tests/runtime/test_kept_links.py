@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.services import links as links_module
 from srcompile.runtime.services.client import deploy
 from srcompile.runtime.services.links import Links
 from srcompile.runtime.services.service import Service
@@ -120,6 +123,47 @@ def test_kept_links_are_closed_after_a_while(tmp_path: Path) -> None:
         wait_until(lambda: not any(role._open for role in cluster.roles))
         with client(cluster.client) as session:
             check(session)
+
+
+DAY_S = 86400.0
+LATER = {  # by how much each clock goes on, and for how long a link may live by the settings
+    "its age": (DAY_S / 2, 0.0, {"keep_links": DAY_S, "link_age": DAY_S / 2}),
+    "its certificates": (0.0, 400 * DAY_S, {"keep_links": DAY_S, "link_age": DAY_S}),
+    "nothing": (DAY_S / 2, DAY_S / 2, {"keep_links": DAY_S, "link_age": DAY_S}),
+}
+
+
+@pytest.mark.parametrize("ended_by", LATER)
+def test_a_kept_link_gets_no_session_beyond_its_age_and_its_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    seconds, date, given = LATER[ended_by]
+    with proxied(tmp_path, **given) as cluster:
+        ask(cluster)
+        # given links at rest that a busy cluster would still take, and some time later
+        clock = SimpleNamespace(
+            monotonic=lambda: time.monotonic() + seconds, time=lambda: time.time() + date
+        )
+        monkeypatch.setattr(links_module, "time", clock)
+        # when there is another session
+        with client(cluster.client) as session:
+            check(session)
+        # then it has new links, with handshakes of their own, if one of the ends has come
+        made = 1 if ended_by == "nothing" else 2
+        assert between_roles(cluster) == [made, made]
+
+
+def test_a_link_that_only_the_visited_role_finds_too_old_is_replaced(tmp_path: Path) -> None:
+    with proxied(tmp_path) as cluster:
+        # given a dealer and a party 0 with another age for links than party 1
+        for role in cluster.roles[:2]:
+            role._links.settings = replace(role.settings, link_age=0.0)
+        # when there are sessions one after the other
+        for number in range(1, 4):
+            with client(cluster.client) as session:
+                check(session)
+            # then each has links of its own, and no error
+            assert between_roles(cluster) == [number, number]
 
 
 def test_a_role_that_is_started_again_is_come_to_again(tmp_path: Path) -> None:

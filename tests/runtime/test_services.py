@@ -512,8 +512,10 @@ def test_health_and_metrics_count_what_was_done(tmp_path: Path) -> None:
     assert values["srcompile_sessions_total"] == values["srcompile_running_sessions"] == "1"
     assert values["srcompile_inferences_total"] == "2"
     routes = [evaluate(POOL.module, POOL.samples[k], registry())[1] for k in (0, 1)]
+    models = {s.route: s.name for s in PROGRAM.segments}
     for route in set(routes):
-        took = f'srcompile_inference_seconds_count{{role="party0",route="{route}"}} '
+        shown = f'role="party0",route="{route}",model="{models[route]}"'
+        took = f"srcompile_inference_seconds_count{{{shown}}} "
         assert f"{took}{routes.count(route)}" in lines
     assert values["srcompile_rounds_total"] == str(sum(COST.total(r).rounds for r in routes))
     assert values["srcompile_batches_total"] == "0"

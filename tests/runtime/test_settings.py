@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "timeout": ("2.5", 2.5),
     "idle": ("60", 60.0),
     "keep_links": ("0", 0.0),
+    "link_age": ("600", 600.0),
     "drain": ("0", 0.0),
     "kernels": ('"numpy"', "numpy"),
     "health_port": ("9000", 9000),

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -21,12 +22,13 @@ from cryptography import x509
 from srcompile.runtime import certificates as module
 from srcompile.runtime.certificates import (
     check_own,
+    describe,
     hosts_of,
     make_certificates,
     renew_certificates,
 )
 from srcompile.runtime.channels.link import EndedError, LinkChannel
-from srcompile.runtime.channels.tls import KEY_BYTES, TlsChannel, contexts, secured
+from srcompile.runtime.channels.tls import KEY_BYTES, TlsChannel, contexts, secured, valid_until
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.roles import ROLES
 from srcompile.runtime.services.links import MAY, PROTOCOL, Links, Visit
@@ -74,6 +76,23 @@ def tls_pair(timeout_s: float = 5.0) -> tuple[TlsChannel, TlsChannel]:
         TlsChannel(to_party, "party 0", timeout_s),
         TlsChannel(to_client, "the client", timeout_s),
     )
+
+
+def test_a_link_lives_no_longer_than_the_first_certificate_that_expires(tmp_path: Path) -> None:
+    # given certificates of roles that expire before, and after, that of their authority
+    for name, days in (("before", 20), ("after", 2000)):
+        make_certificates(tmp_path / name, {}, days=days)
+        own, authority = (
+            describe(tmp_path / name / f"{file}.pem")[1].timestamp() for file in ("party0", "ca")
+        )
+        # then a role knows the first of the two
+        assert valid_until(tmp_path / name, "party0") == min(own, authority)
+        assert (own < authority) is (name == "before")
+    # and each end of a link knows that of the other end's certificate
+    ends = tls_pair()
+    for end, role in zip(ends, ("party0", "client"), strict=True):
+        assert end.valid_until == describe(certificates() / f"{role}.pem")[1].timestamp()
+        end.close()
 
 
 def plain_pair(timeout_s: float = 5.0) -> tuple[LinkChannel, LinkChannel]:
@@ -145,6 +164,41 @@ def test_messages_that_are_sent_soon_keep_their_order_and_their_sizes(
     assert got == [*data, b"last", b"ab"]
     assert pair[0].traffic.messages == len(sizes) + 2
     assert pair[1].traffic.received == pair[0].traffic.sent
+
+
+def test_a_link_that_is_stopped_wakes_who_waits_and_may_still_say_why(
+    pair: tuple[LinkChannel, LinkChannel],
+) -> None:
+    # given an end that waits for the other one
+    def stop() -> None:
+        time.sleep(0.3)
+        pair[0].stop("party 1 shuts down")
+
+    # when another thread stops it
+    waited, _ = both(lambda: pair[0].receive(1), stop)
+    # then who waits gets that as an error, and so does who sends
+    assert str(waited) == "party 1 shuts down"
+    with pytest.raises(ProtocolError, match="party 1 shuts down"):
+        pair[0].send(b"more")
+    # and the other end can be told
+    _, told = both(lambda: pair[0].fail("it is late"), lambda: pair[1].receive(1))
+    assert isinstance(told, EndedError)
+    assert str(told) == "the client ended the session: it is late"
+
+
+def test_who_sends_on_a_link_that_was_ended_learns_why(
+    pair: tuple[LinkChannel, LinkChannel],
+) -> None:
+    # given an end that has ended the link and is gone, before the other one reads anything
+    pair[1].fail("it is late")
+
+    def send() -> None:
+        for _ in range(1000):
+            pair[0].send(bytes(1 << 16))
+
+    # when that sends, then it learns why it cannot
+    with pytest.raises(EndedError, match="party 0 ended the session: it is late"):
+        send()
 
 
 def test_a_message_in_parts_is_one_message(pair: tuple[LinkChannel, LinkChannel]) -> None:

@@ -52,9 +52,13 @@ class Proxy:
         self._armed = pair[back]
         self._armed.fault = fault
 
+    def happens_next(self, fault: Fault) -> None:
+        """Let a fault happen to the first record on the way back of the next connection."""
+        self._next = fault
+
     def cut_next(self, records: int) -> None:
         """Cut the next connection in place of its record number `records` on the way back."""
-        self._next = after(records, cut)
+        self.happens_next(after(records, cut))
 
     def happened(self) -> bool:
         """Whether the fault that was armed has happened."""

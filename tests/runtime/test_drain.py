@@ -1,0 +1,87 @@
+"""A role that is stopped: sessions that outlast `drain` end, and everybody learns why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srcompile.runtime.channels.link import EndedError
+from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.roles import LISTENING, NAMES
+from srcompile.runtime.services.links import Links
+from tests.runtime.test_faults import check
+from tests.runtime.test_kept_links import ask, proxied, wait_until
+from tests.runtime.test_meeting import end_of
+from tests.support.proxy import stall
+from tests.support.services import POOL, PROGRAM, Running, client, running, settings_in
+
+
+def role_of(cluster: Running, role: str) -> Any:
+    return cluster.roles[LISTENING.index(role)]
+
+
+@pytest.mark.parametrize("role", LISTENING)
+def test_a_session_that_outlasts_the_drain_ends_and_says_who_shuts_down(
+    tmp_path: Path, role: str
+) -> None:
+    settings = settings_in(tmp_path, drain=0.0)
+    with running(settings) as cluster:
+        # given a session between two inferences
+        session = client(settings).__enter__()
+        check(session)
+        # when a role is stopped and does not wait for it
+        role_of(cluster, role).stop()
+        # then the client learns that with its next inference
+        with pytest.raises(ProtocolError, match=f"{NAMES[role]} shuts down and has ended the ses"):
+            session.infer(POOL.samples[0])
+        # and so does each of the other roles, none of which takes it for a fault of its peer
+        wait_until(lambda: not any(other._visits for other in cluster.roles))
+        said = [line for line in cluster.log().splitlines() if "a visit failed" in line]
+        assert said
+        assert [line for line in said if f"{NAMES[role]} shuts down" not in line] == []
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_inference_that_outlasts_the_drain_ends_and_says_who_shuts_down(
+    tmp_path: Path, index: int
+) -> None:
+    with proxied(tmp_path, drain=0.0, timeout=60.0) as cluster:
+        ask(cluster)
+        session = client(cluster.client).__enter__()
+        check(session)
+        # given an inference in which party 0 waits for a message of party 1, which is lost
+        proxy = cluster.proxies["party1", "party0"]
+        proxy.arm(stall, back=index == 1)
+        asking, errors = end_of(lambda: session.infer(POOL.samples[0]))
+        wait_until(proxy.happened)
+        # when the party that waits is stopped
+        cluster.roles[1 + index].stop()
+        # then the client is told why its inference ends
+        asking.join(30)
+        assert f"party {index} shuts down and has ended the sessions" in str(errors[0])
+
+
+@pytest.mark.parametrize("role", ["party0", "dealer"])
+def test_who_waits_for_the_other_side_of_a_session_is_told_that_it_does_not_come(
+    tmp_path: Path, role: str
+) -> None:
+    settings = settings_in(tmp_path, drain=60.0, timeout=60.0)
+    with running(settings) as cluster:
+        # given a party 1 that came for a session, and nobody else
+        (name,) = cluster.dealer.store.deployed().values()
+        fields: dict[str, Any] = {
+            "session": "0" * 32,
+            "deployment": name,
+            "digest": PROGRAM.digest(),
+        }
+        links, purpose = Links("party1", settings), {"party0": "peer", "dealer": "material"}[role]
+        coming, errors = end_of(lambda: links.dial(role, purpose, **fields))
+        wait_until(lambda: bool(role_of(cluster, role)._meeting._guests))
+        # when that role is stopped
+        role_of(cluster, role).stop()
+        # then party 1 is told so at once
+        coming.join(30)
+        assert isinstance(errors[0], EndedError)
+        assert f"{NAMES[role]} shuts down" in str(errors[0])
