@@ -104,7 +104,7 @@ def simulate(found: Evidence, costs: Costs, drop: float, count: int) -> str:
 
 
 def front(found: Evidence, costs: Costs) -> str:
-    """Return what the router gets right of whole held-out texts, and random routing, in Markdown."""
+    """Return what the router and random routing get right of whole held-out texts, in Markdown."""
     whole = found.weights == 1
     points = points_of(found.utilities[whole], counted(found), costs)
     accuracy = counted(found).mean(0)
