@@ -235,6 +235,11 @@ def _evaluate(recipe: Recipe, data: Path, dev: Path, out: Path, networks: tuple[
     found = _stages().evaluate_pool(recipe, data, dev, out, networks)
     for evaluation in found:
         _console().print(_table(evaluation, list(recipe.models)))
+        for name in evaluation.better:
+            click.echo(
+                f"{evaluation.network}: routing does not pay on these texts: {name} is at least as "
+                "accurate and no dearer"
+            )
     for path in save_figures(found, out):
         click.echo(f"written: {path}")
 

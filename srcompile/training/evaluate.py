@@ -64,6 +64,18 @@ class Evaluation:
     lines: tuple[Line, ...]
     curve: tuple[Point, ...]
 
+    @property
+    def better(self) -> tuple[str, ...]:
+        """Single models that are at least as accurate as the router, and no dearer: their lines."""
+        (router,) = (line for line in self.lines if line.name == "router")
+        return tuple(
+            line.name
+            for line in self.lines
+            if line.name.startswith("always")
+            and line.accuracy >= router.accuracy
+            and line.seconds <= router.seconds
+        )
+
 
 def evaluate(
     names: tuple[str, ...],

@@ -134,3 +134,16 @@ def test_a_router_that_knows_the_chances_beats_random_routing_and_not_the_oracle
     for line in found.lines:
         assert line.interval[0] <= line.accuracy <= line.interval[1]
         assert line.speed_up == pytest.approx(1 / line.share)
+
+
+def test_where_routing_does_not_pay_the_better_single_models_are_named() -> None:
+    # given a router that costs as much as the middle model, which is right about nearly all texts
+    utilities, right = texts()
+    right[:, 1], labels = True, np.zeros(600, np.int64)
+    answers = np.where(right, 0, 1)
+    dear = Costs("lan", 0.3, COSTS.models, COSTS.alone)
+    for costs, named in ((COSTS, ()), (dear, ("always m",))):
+        # when all texts go to the smallest model but for some that it seems hopeless for
+        found = evaluate(("s", "m", "l"), answers, labels, utilities, costs, 0.6)
+        # then the middle one is named if it is no dearer, and not for its accuracy alone
+        assert found.better == named
