@@ -14,7 +14,8 @@ from srcompile.cli import calibrate as command
 from srcompile.cli.compile import main as srcompile
 from srcompile.cli.run import main as srrun
 from srcompile.runtime.measure import Watch
-from srcompile.runtime.profiles import Grid, built_in, read_profile, stored_path, write_profile
+from srcompile.runtime.profiles import built_in, read_profile, stored_path, write_profile
+from tests.support.slower import slower
 
 MODEL = """
 import torch
@@ -32,12 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a model and profiles of two machines, one ten times slower."""
     path = tmp_path_factory.mktemp("calibrate")
     (path / "model.py").write_text(MODEL)
-    grids = {
-        name: Grid(grid.axes, tuple(10 * s for s in grid.seconds))
-        for name, grid in built_in().grids.items()
-    }
     write_profile(replace(built_in(), name="quick"), path / "quick.json")
-    write_profile(replace(built_in(), name="slow", grids=grids), path / "slow.json")
+    write_profile(slower("slow", 10), path / "slow.json")
     return path
 
 

@@ -16,17 +16,7 @@ from srcompile.runtime.isa import INSTRUCTIONS, RingType
 from srcompile.runtime.profiles import Grid, Profile, built_in
 from srcompile.runtime.program import Constant, Instruction, Program
 from tests.support.builds import BUILDS, compiled
-
-
-def slower(profile: Profile, by: float) -> Profile:
-    """Return a profile of a machine that takes `by` times as long for everything."""
-    grids = {
-        name: Grid(grid.axes, tuple(by * s for s in grid.seconds))
-        for name, grid in profile.grids.items()
-    }
-    rests, computed = grids["rested"].axes
-    grids["rested"] = Grid((rests, tuple(by * s for s in computed)), grids["rested"].seconds)
-    return replace(profile, name="slower", grids=grids, source="slower.json")
+from tests.support.slower import slower
 
 
 def online(program: Program, party: int, profile: Profile | None = None) -> list[float]:
@@ -50,7 +40,7 @@ def test_every_instruction_has_a_time(name: str, target: str) -> None:
 def test_the_time_of_a_layer_is_that_of_the_slower_party() -> None:
     # given a machine, and one that takes ten times as long
     program = compiled(BUILDS["mlp"]).program
-    quick, slow = Machine(), Machine(slower(built_in(), 10))
+    quick, slow = Machine(), Machine(slower("slower", 10))
 
     def compute_s(*machines: Machine) -> float:
         return estimate_cost(program, NETWORKS["lan"], (machines[0], machines[1])).total().compute_s
@@ -95,7 +85,7 @@ RESTED = Grid(((0.0, 0.002), (0.0, 1e-9)), (0.0, 0.0, 0.0, 1.0))
 
 def test_bytes_and_rounds_do_not_depend_on_the_machine() -> None:
     program = compiled(BUILDS["pool"]).program
-    slow = Machine(slower(built_in(), 10))
+    slow = Machine(slower("slower", 10))
     for route in (0, 1):
         total = estimate_cost(program, NETWORKS["lan"], (slow, slow)).total(route)
         same = compiled(BUILDS["pool"]).cost.total(route)
