@@ -37,10 +37,10 @@ LABELS = ("negative", "positive")
 DEMO = (
     "wonderful , from the first minute to the last .",
     "a complete waste of time and talent .",
-    "i wanted to hate it , and i could not .",
-    "it is not without its charms , but they are few and far between .",
-    "the kind of film that makes you grateful for the exit .",
-    "nobody could call it subtle , and nobody in my row stopped smiling .",
+    "the plot is familiar , but the acting is so good that you never mind .",
+    "it starts with a clever idea and then has no idea what to do with it .",
+    "not a bad way to spend an evening .",
+    "too clever for its own good , and too slow for mine .",
 )
 
 
