@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import random
 import secrets
@@ -95,12 +96,21 @@ def _open_health(folder: Path, stack: ExitStack) -> Parser:
             if rng.random() < 0.1:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             else:
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(1 << 16):
-                    pass
+                _read_all(connection)
         assert not said.getvalue(), said.getvalue()[-2000:]
 
     return parse
+
+
+def _read_all(connection: socket.socket) -> None:
+    """Read until the server has closed, which it may do before it has read all."""
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 16):
+            pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTCONN, errno.ECONNRESET):
+            raise
 
 
 TARGETS = (
