@@ -40,7 +40,7 @@ class LinkChannel(TcpChannel):
     """One end of a link to `peer`, not encrypted: for loopback. Its messages are a session's."""
 
     valid_until = math.inf
-    """When the peer's certificate expires, in seconds since 1970."""
+    """When the first certificate that was used for it expires, in seconds since 1970."""
 
     def __init__(self, connection: socket.socket, peer: str, timeout_s: float) -> None:
         super().__init__(connection, peer, timeout_s)

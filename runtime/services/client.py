@@ -58,8 +58,9 @@ class Client:
         self._interrupted = False
 
     def __enter__(self) -> Self:
-        """Open the session."""
+        """Open the session. Raises ConfigError if certificates were renewed and cannot be used."""
         began = time.perf_counter()
+        self._links.renew()
         self.session = new_id()
         self._trace = SessionTrace(self._traces, self.session, client=True)
         self._trace.begin("session", program=self._digest)

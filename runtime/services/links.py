@@ -13,7 +13,6 @@ certificate that it was made with has expired.
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import ssl
 import threading
@@ -29,13 +28,12 @@ from srcompile.runtime.channels.tls import (
     KEY_BYTES,
     TlsChannel,
     check_role,
-    contexts,
     name_of,
     secured,
-    valid_until,
 )
 from srcompile.runtime.errors import ConfigError, ProtocolError, error_text
-from srcompile.runtime.roles import NAMES, ROLES
+from srcompile.runtime.roles import LISTENING, NAMES, ROLES
+from srcompile.runtime.services.credentials import Credentials, load_credentials, renewed
 from srcompile.runtime.services.settings import LOOPBACK, Settings
 
 PROTOCOL = 2
@@ -86,12 +84,21 @@ class Links:
         self.role, self.settings = role, settings
         self._kept: defaultdict[str, list[_Kept]] = defaultdict(list)
         self._lock = threading.Lock()
-        self._server: ssl.SSLContext | None = None
-        self._client: ssl.SSLContext | None = None
-        self._valid_until = math.inf  # when this role's own certificate expires
+        self.credentials: Credentials | None = None
         if not settings.insecure:
-            self._server, self._client = contexts(settings.certs, role)
-            self._valid_until = valid_until(settings.certs, role)
+            self.credentials = load_credentials(settings.certs, role)
+
+    def renew(self) -> bool:
+        """Use the certificates in the role's files for new links if they have changed.
+
+        Returns whether. Raises ConfigError if they cannot be used; then the old ones still are.
+        """
+        if self.credentials is None:
+            return False
+        host = self.settings.endpoint(self.role).host if self.role in LISTENING else None
+        new = renewed(self.credentials, self.settings.certs, self.role, host)
+        self.credentials = new or self.credentials
+        return new is not None
 
     def listen(self) -> socket.socket:
         """Return the role's listening socket. Raises ConfigError if the address is taken."""
@@ -163,7 +170,7 @@ class Links:
 
     def _perhaps(self) -> str:
         """Return what an error of the first message on a link may mean, besides."""
-        if self._client is not None:
+        if self.credentials is not None:
             return ""
         return "; with insecure = true here, it must be so there, too"
 
@@ -178,15 +185,16 @@ class Links:
         return self._outgoing(connection, peer)
 
     def _outgoing(self, connection: socket.socket, peer: str) -> LinkChannel:
-        if self._client is None:
+        own = self.credentials
+        if own is None:
             return LinkChannel(connection, NAMES[peer], HANDSHAKE_S)
         place = self.settings.endpoint(peer)
         try:
-            tls, found = secured(connection, self._client, place.host)
+            tls, found = secured(connection, own.client, place.host)
         except ProtocolError as error:
             connection.close()
             raise ProtocolError(f"{NAMES[peer]} at {place}: {error}") from None
-        channel = TlsChannel(tls, NAMES[peer], HANDSHAKE_S)
+        channel = _of(tls, peer, own)
         try:
             check_role(found, peer)
         except ProtocolError:
@@ -199,17 +207,17 @@ class Links:
 
         Raises ProtocolError, after the connection is closed, if it is nobody who may.
         """
-        claimed, name = None, ""
-        if self._server is None:
+        claimed, name, own = None, "", self.credentials
+        if own is None:
             channel = LinkChannel(connection, "a visitor", HANDSHAKE_S)
         else:
             try:
-                tls, claimed = secured(connection, self._server, None)
+                tls, claimed = secured(connection, own.server, None)
                 name = name_of(tls)
             except ProtocolError:
                 connection.close()
                 raise
-            channel = TlsChannel(tls, NAMES[claimed], HANDSHAKE_S)
+            channel = _of(tls, claimed, own)
         try:
             return self._introduced(channel, claimed, name)
         except ProtocolError as error:
@@ -284,8 +292,7 @@ class Links:
     def _left(self, channel: LinkChannel) -> float:
         """Return for how many seconds a link may still get another visit, or 0 or less."""
         age = time.monotonic() - channel.made
-        expires = min(channel.valid_until, self._valid_until)
-        return min(self.settings.link_age - age, expires - time.time())
+        return min(self.settings.link_age - age, channel.valid_until - time.time())
 
     def _taken(self, peer: str) -> LinkChannel | None:
         """Return a link to a peer that was kept and on which it waits for the next visit."""
@@ -304,6 +311,13 @@ class Links:
                     channel.give_up_after(HANDSHAKE_S)
                     return channel
             channel.close()
+
+
+def _of(tls: ssl.SSLSocket, peer: str, own: Credentials) -> TlsChannel:
+    """Return a link's channel; it is valid until the first certificate that it needs expires."""
+    channel = TlsChannel(tls, NAMES[peer], HANDSHAKE_S)
+    channel.valid_until = min(channel.valid_until, own.valid_until)
+    return channel
 
 
 @dataclass(frozen=True, eq=False)

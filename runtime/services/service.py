@@ -38,6 +38,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _VISITS = 64  # visits at once, beside the sessions
 _POLL_S = 0.2
 _ENDING_S = 1.0
+_RENEW_S = 1.0  # how often the files of certificates are looked at
 _SAYING_S = 5.0  # how long sessions that are ended have to say why
 
 
@@ -67,6 +68,7 @@ class Service:
         self._histograms = {"inference_seconds": Histogram()}
         self.kernels: Kernels = load_kernels(settings.kernels or None)
         self._links = Links(role, settings)
+        self._refused = ""  # why the certificates in the files are not used
         self._traces = trace_file(settings.trace, role)
         self._handlers: Mapping[str, Callable[[Visit], None]] = {"status": self._status}
         self._lock = threading.Lock()
@@ -167,8 +169,12 @@ class Service:
     # -- visits
 
     def _accept(self) -> None:
+        look = time.monotonic()
         while not self._ended.is_set():
             connection = wait_for(self._listening, time.monotonic() + _POLL_S)
+            if time.monotonic() >= look:
+                self._renew()
+                look = time.monotonic() + _RENEW_S
             if connection is None:
                 self._links.let_go()
                 continue
@@ -183,6 +189,17 @@ class Service:
                 connection.close()
             else:
                 thread.start()
+
+    def _renew(self) -> None:
+        """Use renewed certificates; say once if they cannot be used."""
+        refused, self._refused = self._refused, ""
+        try:
+            if self._links.renew():
+                self.log.info("uses new certificates", folder=self.settings.certs)
+        except Exception as error:  # also a mistake of ours: visits are accepted nevertheless
+            self._refused = str(error) or type(error).__name__
+            if self._refused != refused:
+                self.log.warning("goes on with its old certificates", reason=self._refused)
 
     def _visit(self, connection: socket.socket) -> None:
         try:

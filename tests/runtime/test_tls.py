@@ -428,8 +428,8 @@ def hello(links: Links, role: str, **fields: Any) -> Callable[[socket.socket], A
     """Return what connects with a role's certificate and says something else."""
 
     def come(connection: socket.socket) -> Any:
-        assert links._client is not None
-        tls, _ = secured(connection, links._client, "127.0.0.1")
+        assert links.credentials is not None
+        tls, _ = secured(connection, links.credentials.client, "127.0.0.1")
         with tls:
             channel = TlsChannel(tls, "party 0", 5.0)
             channel.send_json({"protocol": PROTOCOL, "role": role, "purpose": "infer", **fields})
