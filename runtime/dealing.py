@@ -1,7 +1,8 @@
 """What parties and dealer say to each other while blocks are dealt, and what parties count of it.
 
 Party 0 asks for a segment, for both; the dealer answers both with the number of a block and the
-segment, then the block's messages, and party 0 with what making it took.
+segment, then the block's messages, and party 0 with what making it took. Between services party 0
+also says from time to time that a session still runs, which has no answer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from srcompile.runtime.usage import peak_memory
 
 REQUEST = struct.Struct(">I")
 STOP = 0xFFFFFFFF
+BEAT = 0xFFFFFFFE
+"""What party 0 says instead of a segment while it asks for nothing."""
+BEAT_S = 0.5  # how often those who wait hear of a session that still runs
 BLOCK = struct.Struct(">QI")
 DEALT = struct.Struct(">dQ")  # after a block: seconds that making it took, peak memory in bytes
 

@@ -25,11 +25,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.dealing import BEAT_S
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.lockstep import Mark, run_together
 from srcompile.runtime.party import PEERS, Inference, Party, Prepared, Running
+from srcompile.runtime.services.session import Alone, Beat
 
-BEAT_S = 0.5  # how often peer and client hear of an inference that waits
 MOST = 1000  # sessions in a batch
 
 Observe = Callable[[int], None]
@@ -45,6 +46,7 @@ class Member:
     peer: LinkChannel
     shared: Prepared
     branches: Sequence[Prepared]
+    beat: Beat = lambda: None  # for its own thread only
     since: float = field(default_factory=time.monotonic)
     wake: threading.Event = field(default_factory=threading.Event)
     link: threading.Lock = field(default_factory=threading.Lock)  # who says something to the peer
@@ -79,6 +81,8 @@ class Member:
 
     def _count(self, rounds: int) -> None:
         self.rounds = rounds
+        if self.lead:
+            self.beat()
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class Batches:
             wait_s = BEAT_S
             with self._lock:
                 self._begin_batches()
+            member.beat()
             try:
                 observe(member.rounds)
                 with member.link:
@@ -344,6 +349,7 @@ class Together:
     party: Party
     peer: LinkChannel
     mark: Mark
+    beat: Beat
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[bool]:
@@ -360,7 +366,9 @@ class Together:
     ) -> Inference:
         """Take the inputs and run an inference."""
         if not together:
-            return self.party.infer(shared, branches, observe, self.mark)
+            return Alone(self.party, self.mark, self.beat).run(shared, branches, observe, together)
         self.party.receive_inputs(shared)
-        member = Member(self.session, self.client, self.party, self.peer, shared, branches)
+        member = Member(
+            self.session, self.client, self.party, self.peer, shared, branches, self.beat
+        )
         return self.batches.run(member, observe)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.dealer import Dealer
-from srcompile.runtime.dealing import REQUEST, STOP, send_block
+from srcompile.runtime.dealing import BEAT, REQUEST, STOP, send_block
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.randomness import Seeded
@@ -112,6 +112,8 @@ class DealerService(Service):
                 (segment,) = REQUEST.unpack(channels[0].receive(REQUEST.size))
                 if segment == STOP:
                     return
+                if segment == BEAT:
+                    continue
                 if segment >= deployment.segments:
                     raise ProtocolError(f"party 0 asked for segment {segment}, there is none")
                 for channel in channels:

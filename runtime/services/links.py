@@ -36,7 +36,7 @@ from srcompile.runtime.roles import LISTENING, NAMES, ROLES
 from srcompile.runtime.services.credentials import Credentials, load_credentials, renewed
 from srcompile.runtime.services.settings import LOOPBACK, Settings
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The version of what is said between services; roles with another one do not work together."""
 
 MAY: Mapping[tuple[str, str], tuple[str, ...]] = {

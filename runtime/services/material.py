@@ -8,11 +8,12 @@ for both.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from srcompile.runtime.channels import Channel
-from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP, Offline
+from srcompile.runtime.dealing import BEAT, BEAT_S, BLOCK, DEALT, REQUEST, STOP, Offline
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.material import material_bytes
 from srcompile.runtime.party import Party, Prepared
@@ -35,6 +36,9 @@ class Source(Protocol):
 
     def give_back(self, prepared: Prepared) -> None:
         """Keep a block of which nothing was used for the next one that takes its segment."""
+
+    def beat(self) -> None:
+        """Let whoever it comes from know, now and then, that the session still runs."""
 
     def stop(self) -> None:
         """Say that no more is needed."""
@@ -60,6 +64,8 @@ class Material:
     ) -> None:
         self._party, self._dealer, self._is_used, self._tell = party, dealer, is_used, tell
         self._running = running
+        self._last_beat = time.monotonic()
+        self._broke: ProtocolError | None = None  # what a beat found
         self._filling: _Filling | None = None
         self._held: dict[int, Prepared] = {}  # by segment
         self._taken: list[Prepared] = []  # by the inference that is running
@@ -92,6 +98,21 @@ class Material:
         """Keep a block of which nothing was used for the next one that takes its segment."""
         self._held[prepared.segment] = prepared
 
+    def beat(self) -> None:
+        """Let the dealer know that the session still runs, if it is time to; for services.
+
+        What an inference needs of the dealer is there, so that a broken link is an error only when
+        more is taken.
+        """
+        now = time.monotonic()
+        if self._party.index or self._broke is not None or now < self._last_beat + BEAT_S:
+            return
+        self._last_beat = now
+        try:
+            self._dealer.send(REQUEST.pack(BEAT))
+        except ProtocolError as error:
+            self._broke = error
+
     def stop(self) -> None:
         """Let the dealer know that no more is needed."""
         if self._party.index == 0:
@@ -105,6 +126,8 @@ class Material:
 
     def _dealt(self, segment: int, offline: Offline) -> Prepared:
         """Get a block from the dealer."""
+        if self._broke is not None:
+            raise self._broke
         if self._party.index == 0:
             self._dealer.send(REQUEST.pack(segment))
         block, dealt = BLOCK.unpack(self._dealer.receive(BLOCK.size))

@@ -275,9 +275,11 @@ class PartyService(Service):
         models = {s.route: s.name for s in deployment.program.segments} | {None: "none"}
         client, traced = visit.channel, InferenceTrace(trace, told(self.index, visit.channel))
         mark, batches = deployment.mark, deployment.batches
-        runner: Runner = Alone(party, mark)
+        material = self._material(party, peer.channel, dealer, deployment, traced.tell)
+        beat = material.beat
+        runner: Runner = Alone(party, mark, beat)
         if peer.together:
-            runner = Together(batches, session, visit.name, party, peer.channel, mark)
+            runner = Together(batches, session, visit.name, party, peer.channel, mark, beat)
 
         def count(run: Inference, offline: Offline, seconds: float) -> None:
             route = "none" if run.route is None else str(run.route)
@@ -299,14 +301,16 @@ class PartyService(Service):
 
         def wait_for_client(command: bool) -> None:
             client.wait_at_most(self.settings.idle if command else deployment.limit_s)
-            if not command:
+            if command:
+                beat()
+            else:
                 traced.asked()
 
         return Session(
             party=party,
             client=client,
             peer=peer.channel,
-            material=self._material(party, peer.channel, dealer, deployment, traced.tell),
+            material=material,
             runner=runner,
             mark=mark,
             count=count,

@@ -26,6 +26,10 @@ from srcompile.runtime.usage import peak_memory
 Observe = Callable[[int], None]
 
 
+Beat = Callable[[], None]
+"""Lets the dealer know that a session still runs."""
+
+
 class Runner(Protocol):
     """Runs inferences, alone or together with those of other sessions."""
 
@@ -46,10 +50,11 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Alone:
-    """Runs each inference by itself."""
+    """Runs each inference by itself; `beat` is called in each round."""
 
     party: Party
     mark: Mark
+    beat: Beat = lambda: None
 
     def inference(self) -> AbstractContextManager[bool]:
         """Give False."""
@@ -59,7 +64,12 @@ class Alone:
         self, shared: Prepared, branches: Sequence[Prepared], observe: Observe, together: bool
     ) -> Inference:
         """Take the inputs and run an inference."""
-        return self.party.infer(shared, branches, observe, self.mark)
+
+        def observed(done: int) -> None:
+            self.beat()
+            observe(done)
+
+        return self.party.infer(shared, branches, observed, self.mark)
 
 
 def route_segments(program: Program) -> list[int]:

@@ -107,6 +107,9 @@ class StockedMaterial:
         self._taken.remove(prepared)
         self._held[prepared.segment].append(prepared)
 
+    def beat(self) -> None:
+        """Nobody else waits for this session."""
+
     def stop(self) -> None:
         """Nobody else is to be told."""
 

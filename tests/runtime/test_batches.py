@@ -237,6 +237,66 @@ def test_an_error_between_the_parties_ends_all_sessions_of_its_batch_and_no_othe
         until(lambda: counts(cluster) == [(2, 6)] * 2)
 
 
+ROUNDS = COST.total(0).rounds
+SLOW: dict[str, tuple[dict[str, Any], float, float]] = {  # settings, seconds a round, a pause
+    "its inferences wait": ({"batch": 8, "batch_wait": 3.0}, 0.0, 0.0),
+    "its batches take long": ({"batch": 8, "batch_wait": 0.001}, 3.0 / ROUNDS, 0.0),
+    "its client takes long after an inference": ({"batch": 1}, 1.5 / ROUNDS, 1.5),
+}
+
+
+@pytest.mark.parametrize("why", SLOW)
+def test_the_dealer_waits_for_a_session_as_long_as_its_parties_and_its_client_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    given, each_s, pause_s = SLOW[why]
+    settings = settings_in(tmp_path, **given)
+    exchange = LinkChannel.exchange
+
+    def slow(self: LinkChannel, data: Any, into: Any) -> None:
+        time.sleep(each_s if self.peer == "party 1" else 0.0)
+        exchange(self, data, into)
+
+    with running(settings) as cluster:
+        with client(settings):
+            pass  # the weights are opened
+        monkeypatch.setattr(LinkChannel, "exchange", slow)
+        # given a dealer that takes a session for dead after a silence of two seconds
+        cluster.dealer.settings = replace(settings, idle=1.0)
+        ((digest, name),) = cluster.dealer.store.deployed().items()
+        cluster.dealer._deployment(name, digest).limit_s = 1.0
+        with client(settings) as session:
+            # when more than that lies between what two inferences ask of it
+            check(session, 0)
+            time.sleep(pause_s)
+            # then the session goes on
+            check(session, 1)
+
+
+def test_an_inference_that_waits_needs_no_dealer_and_the_next_one_says_what_became_of_it(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, batch=2, batch_wait=LONG)
+    with running(settings) as cluster, client(settings) as first:
+        # given an inference that waits for its batch, and a dealer that ends its session meanwhile
+        waiting = threading.Thread(target=check, args=(first, 0))
+        waiting.start()
+        until(lambda: cluster.parties[0].waiting() == 1)
+        (deployment,) = cluster.parties[0]._loaded.values()
+        ((waits,),) = deployment.batches._queues.values()
+        beat: Any = waits.beat
+        for channel in list(cluster.dealer._open):
+            channel.stop("the dealer is tired")
+        until(lambda: beat.__self__._broke is not None)
+        # when there is a batch
+        with client(settings) as second:
+            check(second, 1)
+        waiting.join()
+        # then it has its result, and the next one's error says what the dealer said
+        with pytest.raises(ProtocolError, match="the dealer is tired"):
+            first.infer(POOL.samples[0])
+
+
 def test_more_waiting_inferences_than_allowed_are_refused(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, batch=3, batch_wait=LONG, queue=2)
     with running(settings) as cluster:

@@ -15,7 +15,7 @@ import pytest
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.services import links as links_module
 from srcompile.runtime.services.client import deploy
-from srcompile.runtime.services.links import Links
+from srcompile.runtime.services.links import PROTOCOL, Links
 from srcompile.runtime.services.service import Service
 from tests.runtime.test_faults import Proxied, check
 from tests.support.services import PROGRAM, client, running, settings_in
@@ -201,7 +201,7 @@ def test_who_comes_on_a_kept_link_is_the_one_who_came_before(tmp_path: Path) -> 
         # given a link of party 1 to party 0, on which it says that it is the model owner
         channel = cluster.parties[1]._links._taken("party0")
         assert channel is not None
-        channel.send_json({"protocol": 2, "role": "owner", "purpose": "deploy"})
+        channel.send_json({"protocol": PROTOCOL, "role": "owner", "purpose": "deploy"})
         channel.wait_at_most(10)
         with pytest.raises(ProtocolError, match="showed the certificate of party 1"):
             channel.receive_json()

@@ -144,6 +144,12 @@ def expired(folder: Path, others: Path) -> None:
         renew_certificates(folder, {}, days=-1)
 
 
+def open_to_others(folder: Path, others: Path) -> None:
+    """Renew the certificate, and let everybody read its key."""
+    renew_certificates(folder, {})
+    (folder / "party0.key").chmod(0o644)
+
+
 WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "only the certificate": (
         lambda folder, others: shutil.copy(others / "party0.pem", folder / "party0.pem"),
@@ -157,10 +163,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         "cannot be read",
     ),
     "a key for everybody": (
-        lambda folder, others: (
-            renew_certificates(folder, {}),
-            (folder / "party0.key").chmod(0o644),
-        ),
+        open_to_others,
         "is readable by others",
     ),
     "another role's": (of_another_role, "is not the certificate of party 0"),
@@ -208,8 +211,13 @@ def test_a_running_role_says_once_why_it_goes_on_with_its_old_certificates(
         before, key = shown(settings, "dealer"), settings.certs / "dealer.key"
         away = key.rename(settings.certs / "away")
         log, looks = cluster.logs["dealer"], cluster.dealer._links.renew
-        counted: list[None] = []
-        monkeypatch.setattr(cluster.dealer._links, "renew", lambda: counted.append(None) or looks())
+        counted: list[int] = []
+
+        def look() -> bool:
+            counted.append(len(counted))
+            return looks()
+
+        monkeypatch.setattr(cluster.dealer._links, "renew", look)
         wait_until(lambda: len(counted) > 3)
         # then it says so, once, and shows what it has
         assert log.getvalue().count(KEEPS) == 1

@@ -25,16 +25,18 @@ from srcompile.ops.interpreter import evaluate
 from srcompile.runtime import certificates as certificates_module
 from srcompile.runtime.certificates import make_certificates, renew_certificates
 from srcompile.runtime.client import share_weights
+from srcompile.runtime.dealing import BEAT, REQUEST
 from srcompile.runtime.errors import ConfigError, InputError, ProtocolError, RangeError
 from srcompile.runtime.gates import Bytes
 from srcompile.runtime.program import loads
-from srcompile.runtime.roles import LISTENING
+from srcompile.runtime.roles import LISTENING, PARTIES
 from srcompile.runtime.services import doctor
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
-from srcompile.runtime.services.links import MAY, Links
+from srcompile.runtime.services.links import MAY, Links, Visiting
 from srcompile.runtime.services.party import PartyService
+from srcompile.runtime.services.stockpile import SEED_BYTES
 from srcompile.runtime.spool import Record, Spool
 from tests.support.builds import BUILDS, compiled
 from tests.support.guarded import SMALL, guarded, with_mean
@@ -172,6 +174,37 @@ def test_a_party_that_leaves_before_its_session_does_not_keep_the_dealer_waiting
             time.sleep(0.02)
         with client(settings) as session:
             check_inference(session, 0)
+
+
+def test_a_party_that_falls_silent_does_not_keep_the_dealer_waiting(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster:
+        # given a dealer that waits for one and a half seconds
+        cluster.dealer.settings = replace(settings, idle=0.5)
+        ((digest, name),) = cluster.dealer.store.deployed().items()
+        cluster.dealer._deployment(name, digest).limit_s = 1.0
+        # and parties of a session, of which party 0 says that it still runs, and then nothing more
+        fields: dict[str, Any] = {"session": "0" * 32, "deployment": name, "digest": digest}
+        visits = [Visiting(Links(p, settings), "dealer", "material", **fields) for p in PARTIES]
+        channels = [visit.answer()[0] for visit in visits]
+        seeds = [bytes(channel.receive(SEED_BYTES)) for channel in channels]
+        assert seeds[0] != seeds[1]
+        channels[0].send(REQUEST.pack(BEAT))
+        # then the dealer ends the session
+        for channel in channels:
+            channel.wait_at_most(30)
+            with pytest.raises(ProtocolError, match="party 0 did not answer for 2 s"):
+                channel.receive(1)
+            channel.close()
+        until_none_run(cluster)
+
+
+def until_none_run(cluster: Running) -> None:
+    """Wait until no role runs a session."""
+    end = time.monotonic() + 30
+    while any(role.state()["sessions"] for role in cluster.roles):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_one_session_after_the_other_is_never_one_too_many(tmp_path: Path) -> None:
