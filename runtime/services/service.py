@@ -407,11 +407,18 @@ class Service:
         return deployment, program.for_parties()
 
     def _activate(self, visit: Visit, deployment: str, program: Program) -> None:
-        """Say that all is stored, and activate the deployment when the owner says so."""
-        visit.channel.send_json({"stored": True})
-        visit.channel.wait_at_most(self.settings.idle)  # for the slowest of the three roles
-        if visit.channel.receive_json().get("command") != "activate":
-            raise ProtocolError(f"{NAMES[visit.role]} did not activate the deployment")
-        self.store.activate(deployment, program.digest())
+        """Say that all is stored, and activate the deployment when the owner says so.
+
+        If that does not come, the deployment is removed.
+        """
+        try:
+            visit.channel.send_json({"stored": True})
+            visit.channel.wait_at_most(self.settings.idle)  # for the slowest of the three roles
+            if visit.channel.receive_json().get("command") != "activate":
+                raise ProtocolError(f"{NAMES[visit.role]} did not activate the deployment")
+            self.store.activate(deployment, program.digest())
+        except BaseException:
+            self.store.discard(deployment, program.digest())
+            raise
         visit.channel.send_json({"active": True})
         self.log.info("deployed", deployment=deployment[:8], program=program.digest()[:12])

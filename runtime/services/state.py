@@ -336,6 +336,11 @@ class Store:
         if before is not None and before != deployment:
             shutil.rmtree(self.path(before), ignore_errors=True)
 
+    def discard(self, deployment: str, digest: str) -> None:
+        """Remove a deployment that was added, unless it is its program's."""
+        if self.current(digest) != deployment:
+            shutil.rmtree(self.path(deployment), ignore_errors=True)
+
     def program(self, deployment: str) -> Program:
         """Return a deployment's program. Raises ProgramError if the file is damaged."""
         return load(self.path(deployment) / "program.srp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
@@ -10,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -28,14 +29,17 @@ from srcompile.runtime.client import share_weights
 from srcompile.runtime.dealing import BEAT, REQUEST
 from srcompile.runtime.errors import ConfigError, InputError, ProtocolError, RangeError
 from srcompile.runtime.gates import Bytes
-from srcompile.runtime.program import loads
+from srcompile.runtime.program import Program, loads
+from srcompile.runtime.ring import Ring
 from srcompile.runtime.roles import LISTENING, PARTIES
 from srcompile.runtime.services import doctor
+from srcompile.runtime.services import party as party_module
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
 from srcompile.runtime.services.links import MAY, Links, Visiting
 from srcompile.runtime.services.party import PartyService
+from srcompile.runtime.services.state import store_weights
 from srcompile.runtime.services.stockpile import SEED_BYTES
 from srcompile.runtime.spool import Record, Spool
 from tests.support.builds import BUILDS, compiled
@@ -302,6 +306,71 @@ def test_a_program_deployed_again_has_fresh_seeds_and_the_old_weights_are_gone(
             seeds.append((folders["dealer"][0] / "seeds").read_bytes())
             deploy(PROGRAM, settings)
     assert seeds[0] != seeds[1]
+
+
+def kept_folders(cluster: Running) -> dict[str, list[str]]:
+    """Return the folders of deployments of each role, when nobody visits it any more."""
+    end = time.monotonic() + 30
+    while any(role._visits for role in cluster.roles):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return {r.role: [p.name for p in r.store.path("").iterdir()] for r in cluster.roles}
+
+
+def test_a_deployment_that_one_party_cannot_store_leaves_nothing_at_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster:
+        # given a deployment, and a party 1 whose disk is full when there are others
+        before = kept_folders(cluster)
+
+        def full(folder: Path, program: Program, party: int, shares: Mapping[str, Ring]) -> None:
+            if party == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            store_weights(folder, program, party, shares)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(party_module, "store_weights", full)
+            for program in (PROGRAM, compiled(BUILDS["mlp"]).program):
+                with pytest.raises(ProtocolError, match="the disk of party 1 is full"):
+                    deploy(program, settings)
+        # then each role has what it had, the one before serves, and is replaced when there is room
+        assert kept_folders(cluster) == before
+        with client(settings) as session:
+            check_inference(session, 0)
+        deploy(PROGRAM, settings)
+        with client(settings) as session:
+            check_inference(session, 0)
+
+
+def test_a_deployment_stays_where_it_is_active_whatever_becomes_of_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster:
+        before, store = kept_folders(cluster), cluster.dealer.store
+        activate = store.activate
+
+        # given an owner whose link breaks when the dealer has activated its deployment
+        def lost(deployment: str, digest: str) -> None:
+            activate(deployment, digest)
+            for channel in list(cluster.dealer._open):
+                channel.interrupt()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "activate", lost)
+            with pytest.raises(ProtocolError):
+                deploy(PROGRAM, settings)
+        # then the dealer keeps it, and each party has one in full: this one or the one before
+        kept = kept_folders(cluster)
+        assert kept["dealer"] != before["dealer"]
+        current = {role.role: [*role.store.deployed().values()] for role in cluster.roles}
+        assert kept == current
+        # and the program can be deployed again
+        deploy(PROGRAM, settings)
+        with client(settings) as session:
+            check_inference(session, 0)
 
 
 def test_a_session_of_a_replaced_deployment_ends(tmp_path: Path) -> None:
