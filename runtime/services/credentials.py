@@ -12,7 +12,7 @@ from srcompile.runtime.channels.tls import contexts, valid_until
 from srcompile.runtime.errors import ConfigError
 
 Seen = tuple[tuple[int, int, int] | None, ...]
-"""Which files were there: of each its number, when it was written, in ns, and its size."""
+"""Which files were there: of each its inode, when it was written, in ns, and its size."""
 
 
 @dataclass(frozen=True)

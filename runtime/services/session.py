@@ -24,8 +24,6 @@ from srcompile.runtime.services.material import Source
 from srcompile.runtime.usage import peak_memory
 
 Observe = Callable[[int], None]
-
-
 Beat = Callable[[], None]
 """Lets the dealer know that a session still runs."""
 
