@@ -1,9 +1,8 @@
 """One party's machine: kernels, channels, program and engine; standard library and NumPy only.
 
 For use from Python there are roles as objects: `Dealer`, `Party`, `Client` and `AsyncClient`, with
-`Settings` from `read_settings`, a `Program` from `load_program`, and `deploy` and `undeploy` for the
-model owner.
-Each public name is fetched on first use.
+`Settings` from `read_settings`, a `Program` from `load_program`, and `deploy` and `undeploy` for
+the model owner. Each public name is fetched on first use.
 """
 
 from __future__ import annotations

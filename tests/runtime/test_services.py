@@ -202,6 +202,8 @@ def test_what_a_visitor_says_is_checked(cluster: Running, wrong: str) -> None:
         for purpose in purposes:
             if purpose == "status" or (purpose == "peer" and wrong != "types"):
                 continue  # a session that nobody else comes for is waited for
+            if purpose == "undeploy" and WRONG[wrong].get("digest") == "0" * 64:
+                continue  # nothing is wrong with that
             with pytest.raises(ProtocolError, match="ended the session"):
                 Links(who, cluster.settings).dial(whom, purpose, **WRONG[wrong])
     assert "has a problem" not in cluster.log()
