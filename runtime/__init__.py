@@ -1,8 +1,8 @@
 """One party's machine: kernels, channels, program and engine; standard library and NumPy only.
 
 For use from Python there are roles as objects: `Dealer`, `Party`, `Client` and `AsyncClient`, with
-`Settings` from `read_settings`, a `Program` from `load_program`, and `deploy` for the model owner.
-Each public name is fetched on first use.
+`Settings` from `read_settings`, a `Program` from `load_program`, and `deploy` and `undeploy` for
+the model owner. Each public name is fetched on first use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from srcompile.runtime.program import Program
     from srcompile.runtime.program import load as load_program
     from srcompile.runtime.services.async_client import AsyncClient
-    from srcompile.runtime.services.client import Client, deploy
+    from srcompile.runtime.services.client import Client, deploy, undeploy
     from srcompile.runtime.services.dealer import DealerService as Dealer
     from srcompile.runtime.services.log import Log
     from srcompile.runtime.services.party import PartyService as Party
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient", "Client", "ConfigError", "Dealer", "InputError", "Log", "Party", "Program",
     "ProgramError", "ProtocolError", "RunError", "Settings", "deploy", "load_program",
-    "read_settings",
+    "read_settings", "undeploy",
 ]  # fmt: skip
 
 _HOME = {
@@ -49,6 +49,7 @@ _HOME = {
     "deploy": ("services.client", "deploy"),
     "load_program": ("program", "load"),
     "read_settings": ("services.settings", "read_settings"),
+    "undeploy": ("services.client", "undeploy"),
 }
 
 

@@ -22,7 +22,7 @@ from srcompile.runtime.errors import ProgramError, ProtocolError, RangeError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, dumps
 from srcompile.runtime.progress import PHASES, Progress, Watch
-from srcompile.runtime.roles import PARTIES
+from srcompile.runtime.roles import LISTENING, PARTIES
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Links, Visiting
 from srcompile.runtime.services.settings import Settings
@@ -243,37 +243,42 @@ def deploy(program: Program, settings: Settings, shares: Shares | None = None) -
 
     Give `shares` if the program carries no weights. The dealer and the parties get the program
     without weights. It replaces an earlier deployment of the program only after all three have
-    stored it. Raises ProtocolError, naming who and what, if one of them does not.
+    stored it and none has given up. Raises ProtocolError, naming who and what, if one of them does
+    not.
     """
     _check_target(program)
     shares = shares or share_weights(program)
     checked = [check_shares(program, part) for part in shares]
-    kernels, links, deployment = (
-        load_kernels(settings.kernels or None),
-        Links("owner", settings),
-        new_id(),
-    )
-    public = program.for_parties()
+    kernels, links = load_kernels(settings.kernels or None), Links("owner", settings)
+    deployment, public = new_id(), program.for_parties()
     content, digest = dumps(public, weights=False), public.digest()
     channels: list[LinkChannel] = []
     limit = silence_limit(program, settings.timeout)
+
+    def come(role: str) -> None:
+        channel, _ = links.dial(
+            role, "deploy", deployment=deployment, digest=digest, size=len(content)
+        )
+        channel.wait_at_most(limit)
+        channels.append(channel)
+        channel.send(content)
+
     try:
-        for role in ("dealer", *PARTIES):
-            channel, _ = links.dial(
-                role, "deploy", deployment=deployment, digest=digest, size=len(content)
-            )
-            channel.wait_at_most(limit)
-            channels.append(channel)
+        for role in PARTIES:
+            come(role)
         for channel in channels:
-            channel.send(content)
-        for channel in channels[1:]:
             channel.receive_json()  # the program is accepted
         for name in program.weights():  # in turns, so that neither party waits for the other
             width = program.constants[name].type.width
-            for channel, part in zip(channels[1:], checked, strict=True):
+            for channel, part in zip(channels, checked, strict=True):
                 channel.send(kernels.pack(part[name], width).data)
+        come("dealer")  # now, since it would not wait as long as weights may take
         for channel in channels:
             channel.receive_json()  # it is stored
+        for channel in channels:
+            if channel.has_something():
+                channel.receive_json()  # why it has given up
+                raise ProtocolError("a role said something while it should have waited")
         for channel in channels:
             channel.send_json({"command": "activate"})
         for channel in channels:
@@ -285,3 +290,18 @@ def deploy(program: Program, settings: Settings, shares: Shares | None = None) -
     for channel in channels:
         channel.close()
     return deployment
+
+
+def undeploy(digest: str, settings: Settings) -> list[str]:
+    """Take the deployment of a program away from all roles; return those that had one.
+
+    Sessions that use it end with an error. Raises ProtocolError if a role cannot be reached, or
+    says no; roles that come before it have taken theirs away then, and it may be tried again.
+    """
+    links, had = Links("owner", settings), []
+    for role in LISTENING:
+        channel, answer = links.dial(role, "undeploy", digest=digest)
+        channel.close()
+        if answer.get("had") is True:
+            had.append(role)
+    return had

@@ -38,6 +38,7 @@ class DealerService(Service):
         self._handlers = {
             "status": self._status,
             "deploy": self._deploy,
+            "undeploy": self._undeploy,
             "material": self._material,
         }
         self._loaded: dict[str, _Deployment] = {}
@@ -48,6 +49,8 @@ class DealerService(Service):
         with self.store.adding(deployment, program) as folder:
             store_seeds(folder)
         self._activate(visit, deployment, program)
+
+    def _retire(self) -> None:
         with self._loading:
             for name in set(self._loaded) - set(self.store.deployed().values()):
                 del self._loaded[name]

@@ -281,7 +281,10 @@ def _deployments(deployed: Mapping[str, Mapping[str, str]], digest: str | None) 
         if missing:
             findings.append(
                 Finding(
-                    what, False, f"not deployed at {' and '.join(missing)}", "use `srrun deploy`"
+                    what,
+                    False,
+                    f"not deployed at {' and '.join(missing)}",
+                    f"use `srrun deploy`, or `srrun undeploy {program}` if nobody needs it",
                 )
             )
         elif len(set(having.values())) > 1:

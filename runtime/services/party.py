@@ -83,6 +83,7 @@ class PartyService(Service):
         self._handlers = {
             "status": self._status,
             "deploy": self._deploy,
+            "undeploy": self._undeploy,
             "infer": self._infer,
             "peer": self._meet,
             "stock": self._fill_with_party1,
@@ -114,6 +115,8 @@ class PartyService(Service):
             shares = receive_shares(program, visit.channel, self.kernels)
             store_weights(folder, program, self.index, shares)
         self._activate(visit, deployment, program)
+
+    def _retire(self) -> None:
         with self._loading:
             for name in set(self._loaded) - set(self.store.deployed().values()):
                 self._loaded.pop(name).retire()

@@ -420,5 +420,18 @@ class Service:
         except BaseException:
             self.store.discard(deployment, program.digest())
             raise
+        self._retire()
         visit.channel.send_json({"active": True})
         self.log.info("deployed", deployment=deployment[:8], program=program.digest()[:12])
+
+    def _undeploy(self, visit: Visit) -> None:
+        """Take a program's deployment away."""
+        digest = checked_digest(visit.fields.get("digest"))
+        found = self.store.remove(digest)
+        self._retire()
+        visit.channel.send_json({"had": found is not None})
+        if found is not None:
+            self.log.info("took a deployment away", deployment=found[:8], program=digest[:12])
+
+    def _retire(self) -> None:
+        """Let go of deployments that are no longer any program's."""

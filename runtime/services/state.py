@@ -46,6 +46,7 @@ from srcompile.runtime.randomness import SETUP_BLOCK
 from srcompile.runtime.ring import Ring
 from srcompile.runtime.shares import read_shares, write_shares
 
+GONE = "the program was deployed again or taken away; open another session"
 _ID = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RANGE = struct.Struct(">QQI")  # first, last, CRC-32 of the two
@@ -65,9 +66,14 @@ def checked_id(value: object) -> str:
     return value
 
 
+def is_digest(text: str) -> bool:
+    """Whether a text is a program's digest."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def checked_digest(value: object) -> str:
     """Return a program's digest that somebody sent. Raises ProtocolError if it is none."""
-    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+    if not isinstance(value, str) or not is_digest(value):
         raise ProtocolError("this is no digest of a program")
     return value
 
@@ -139,9 +145,7 @@ class Journal:
             try:
                 descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND)
             except FileNotFoundError:
-                raise ProtocolError(
-                    "the program was deployed again; open another session"
-                ) from None
+                raise ProtocolError(GONE) from None
             try:
                 _append(descriptor, b"".join(_entry(block, block) for block in blocks))
             finally:
@@ -308,7 +312,7 @@ class Store:
             if len(others) >= self._limit:
                 raise ProtocolError(
                     f"{self._limit} programs are deployed, which is all that the setting "
-                    "'deployments' allows"
+                    "'deployments' allows; take one away with `srrun undeploy`"
                 )
             if final.exists():
                 raise ProtocolError("this deployment exists already")
@@ -340,6 +344,16 @@ class Store:
         """Remove a deployment that was added, unless it is its program's."""
         if self.current(digest) != deployment:
             shutil.rmtree(self.path(deployment), ignore_errors=True)
+
+    def remove(self, digest: str) -> str | None:
+        """Remove the deployment of a program and return it, or None if there is none."""
+        with self._lock:
+            found = self.current(digest)
+            (self._current / digest).unlink(missing_ok=True)
+            sync_folder(self._current)
+        if found is not None:
+            shutil.rmtree(self.path(found), ignore_errors=True)
+        return found
 
     def program(self, deployment: str) -> Program:
         """Return a deployment's program. Raises ProgramError if the file is damaged."""

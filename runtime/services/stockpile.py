@@ -23,7 +23,7 @@ from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.preparation import material_of
 from srcompile.runtime.program import Program
 from srcompile.runtime.services.log import Log
-from srcompile.runtime.services.state import Journal
+from srcompile.runtime.services.state import GONE, Journal
 from srcompile.runtime.services.vault import DamagedError, Get, Vault, sealed_size
 
 SEED_BYTES = 16
@@ -241,7 +241,7 @@ class Stockpile:
         """
         file, name = self._folder / f"{block}.{segment}", self._name(f"{block}.{segment}")
         if not self._folder.exists():
-            raise ProtocolError("the program was deployed again; open another session")
+            raise ProtocolError(GONE)
         with self._vault.reading(file, name, self.sizes[segment]) as get:
             yield get
 

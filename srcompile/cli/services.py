@@ -1,4 +1,4 @@
-"""`srrun certs`, `dealer`, `party`, `client`, `deploy`, `doctor`: roles as services."""
+"""`srrun certs`, `dealer`, `party`, `client`, `deploy`, `undeploy`, `doctor`: roles as services."""
 
 from __future__ import annotations
 
@@ -191,6 +191,24 @@ def deploy(settings: Settings, program_file: str, weights: tuple[str, str] | Non
     click.echo(f"deployed {program_file} as {deployment}")
 
 
+@click.command()
+@click.argument("program", metavar="FILE.srp|DIGEST")
+@takes_settings
+def undeploy(settings: Settings, program: str) -> None:
+    """Take a deployed program away from all roles; its digest is enough, as srrun doctor shows it.
+
+    Sessions that use it end with an error.
+    """
+    from srcompile.runtime.services.client import undeploy as undeploy_program
+    from srcompile.runtime.services.state import is_digest
+
+    digest = program if is_digest(program) else load(program).digest()
+    had = undeploy_program(digest, settings)
+    if not had:
+        raise ConfigError(f"no role has a deployment of {program}")
+    click.echo(f"took {program} away from {', '.join(NAMES[role] for role in had)}")
+
+
 # -- doctor ---------------------------------------------------------------------------------------
 
 
@@ -226,4 +244,4 @@ def doctor(settings: Settings, role: str, program_file: str | None, as_json: boo
     sys.exit(0 if all(f.good for f in findings) else 1)
 
 
-COMMANDS = (certs, dealer, party, client, deploy, doctor)
+COMMANDS = (certs, dealer, party, client, deploy, undeploy, doctor)

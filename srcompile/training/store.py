@@ -59,7 +59,7 @@ def save_model(model: nn.Module, path: Path) -> None:
 
 def load_model(model: nn.Module, path: Path) -> None:
     """Read the weights of one model. Raises UserError if the file is missing or does not fit."""
-    _fill(model, _unpacked(_read(path)), path)
+    _fill(model, _unpacked(_read(path), path), path)
 
 
 def save_pool(trained: Trained, folder: Path) -> None:
@@ -94,7 +94,7 @@ def load_pool(folder: Path) -> Trained:
             f"{folder} holds no trained pool ({type(error).__name__}: {error}); srtrain makes one"
         ) from None
     path = folder / "pool.safetensors"
-    found = _unpacked(_read(path))
+    found = _unpacked(_read(path), path)
     mine = {
         name: {
             key.removeprefix(f"{name}."): weight
@@ -167,12 +167,16 @@ def _packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: _restored(value, tensors[name + SCALE]) if name + SCALE in tensors else value
-        for name, value in tensors.items()
-        if not name.endswith(SCALE)
-    }
+def _unpacked(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    found = {name: value for name, value in tensors.items() if not name.endswith(SCALE)}
+    for name, value in found.items():
+        scale = tensors.get(name + SCALE)
+        if scale is None:
+            continue
+        if not value.ndim or not value.numel() or scale.shape != value.shape[:1]:
+            raise UserError(f"{path}: '{name}' has no scale for each of its rows")
+        found[name] = _restored(value, scale)
+    return found
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -97,6 +97,20 @@ def test_a_program_is_deployed_and_asked(cluster: Path, folder: Path, how: str) 
         assert "BAD" not in found.output
 
 
+@pytest.mark.parametrize("by", ["file", "digest"])
+def test_a_deployment_is_taken_away_once(by: str, folder: Path, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    program = str(folder / "bare.srp") if by == "file" else PROGRAM.digest()
+    with running(settings):
+        command = ("undeploy", program, "--config", config_file(settings, tmp_path))
+        done = call(*command)
+        assert done.exit_code == 0, done.output
+        assert done.stdout == f"took {program} away from the dealer, party 0, party 1\n"
+        again = call(*command)
+    assert again.exit_code == 2
+    assert again.stderr == f"error: no role has a deployment of {program}\n"
+
+
 @pytest.mark.parametrize("done", [0, 1, 2])
 def test_answers_that_came_before_an_error_are_printed(
     done: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

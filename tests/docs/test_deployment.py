@@ -57,6 +57,7 @@ def test_who_may_come_to_whom_is_as_in_the_code() -> None:
     words = {
         "infer": "an inference session",
         "deploy": "a deployment",
+        "undeploy": "taking one away",
         "material": "material for a session",
         "peer": "the other party's side of a session",
         "stock": "filling the stock",

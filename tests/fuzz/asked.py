@@ -17,7 +17,7 @@ from unittest import mock
 import srcompile
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.roles import LISTENING
-from srcompile.runtime.services.client import deploy
+from srcompile.runtime.services.client import deploy, undeploy
 from srcompile.runtime.services.doctor import Finding, examine
 from srcompile.runtime.services.health import Health
 from tests.fuzz.harness import Parser, Target
@@ -63,6 +63,10 @@ def _open_owner(folder: Path, stack: ExitStack) -> Parser:
     said = [{"welcome": True}, {"program": True}, {"stored": True}, {"active": True}]
 
     def parse(rng: random.Random) -> None:
+        if rng.random() < 0.1:
+            roles.say(rng, {role: [text({"had": True})] for role in LISTENING})
+            assert set(undeploy(DIGEST, settings)) <= set(LISTENING)
+            return
         answers = list(map(text, said))
         roles.say(rng, {r: [a for k, a in enumerate(answers) if k != 1 or r != "dealer"]
                         for r in LISTENING})  # fmt: skip

@@ -25,20 +25,23 @@ from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
 from srcompile.runtime import certificates as certificates_module
 from srcompile.runtime.certificates import make_certificates, renew_certificates
+from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.client import share_weights
 from srcompile.runtime.dealing import BEAT, REQUEST
 from srcompile.runtime.errors import ConfigError, InputError, ProtocolError, RangeError
 from srcompile.runtime.gates import Bytes
+from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, loads
 from srcompile.runtime.ring import Ring
 from srcompile.runtime.roles import LISTENING, PARTIES
 from srcompile.runtime.services import doctor
 from srcompile.runtime.services import party as party_module
-from srcompile.runtime.services.client import Client, deploy
+from srcompile.runtime.services.client import Client, deploy, undeploy
 from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
-from srcompile.runtime.services.links import MAY, Links, Visiting
+from srcompile.runtime.services.links import MAY, Links, Visit, Visiting
 from srcompile.runtime.services.party import PartyService
+from srcompile.runtime.services.service import Service
 from srcompile.runtime.services.state import store_weights
 from srcompile.runtime.services.stockpile import SEED_BYTES
 from srcompile.runtime.spool import Record, Spool
@@ -236,6 +239,8 @@ def test_what_a_visitor_says_is_checked(cluster: Running, wrong: str) -> None:
         for purpose in purposes:
             if purpose == "status" or (purpose == "peer" and wrong != "types"):
                 continue  # a session that nobody else comes for is waited for
+            if purpose == "undeploy" and WRONG[wrong].get("digest") == "0" * 64:
+                continue  # nothing is wrong with that
             with pytest.raises(ProtocolError, match="ended the session"):
                 Links(who, cluster.settings).dial(whom, purpose, **WRONG[wrong])
     assert "has a problem" not in cluster.log()
@@ -379,8 +384,86 @@ def test_a_session_of_a_replaced_deployment_ends(tmp_path: Path) -> None:
         session = client(settings).__enter__()
         check_inference(session, 0)
         deploy(PROGRAM, settings)
-        with pytest.raises(ProtocolError, match="was deployed again; open another session"):
+        with pytest.raises(ProtocolError, match="was deployed again or taken away; open another"):
             session.infer(POOL.samples[0])
+
+
+def test_an_upload_that_takes_longer_than_roles_wait_keeps_nobody_from_deploying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given roles that wait for four seconds, and shares that take longer than that together
+    settings, kernels = settings_in(tmp_path, idle=4.0), load_kernels()
+    pack, each_s = type(kernels).pack, 5.0 / (2 * len(PROGRAM.weights()))
+
+    def slowly(self: Any, values: Any, width: int) -> Any:
+        time.sleep(each_s)
+        return pack(self, values, width)
+
+    with running(settings):
+        # when
+        with monkeypatch.context() as slow:
+            slow.setattr(type(kernels), "pack", slowly)
+            deployment = deploy(PROGRAM, settings)
+        # then it is at all three
+        for role in LISTENING:
+            found = (settings.state / role / "current" / PROGRAM.digest()).read_text()
+            assert found == deployment
+        with client(settings) as session:
+            check_inference(session, 0)
+
+
+@pytest.mark.parametrize("role", LISTENING)
+def test_a_role_that_gives_up_before_the_deployment_is_active_leaves_the_one_before_at_all(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a role that does not wait for the owner's last word
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster:
+        service = next(s for s in cluster.roles if s.role == role)
+        activate, gave_up = Service._activate, threading.Event()
+
+        def give_up(self: Service, visit: Visit, *given: Any) -> None:
+            if self is not service:
+                assert gave_up.wait(20)  # so that the owner's last word comes after that
+                return activate(self, visit, *given)
+            visit.channel.send_json({"stored": True})
+            raise ProtocolError("it gave up")
+
+        def fail(self: LinkChannel, reason: str) -> None:
+            failed(self, reason)
+            gave_up.set()
+
+        failed = LinkChannel.fail
+        monkeypatch.setattr(LinkChannel, "fail", fail)
+        monkeypatch.setattr(Service, "_activate", give_up)
+        # when
+        with pytest.raises(ProtocolError, match="it gave up"):
+            deploy(PROGRAM, settings)
+        # then
+        with client(settings) as session:
+            check_inference(session, 0)
+
+
+def test_a_deployment_taken_away_is_gone_at_all_roles_and_its_sessions_end(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, deployments=1)
+    with running(settings) as cluster:
+        session = client(settings).__enter__()
+        check_inference(session, 0)
+        # when
+        assert undeploy(PROGRAM.digest(), settings) == list(LISTENING)
+        # then
+        with pytest.raises(ProtocolError, match="was deployed again or taken away; open another"):
+            session.infer(POOL.samples[0])
+        with pytest.raises(ProtocolError, match="party 0 has no deployment of this program"):
+            client(settings).__enter__()
+        for role in cluster.roles:
+            assert not list(role.store.path("").iterdir())
+            assert role.state()["deployed"] == {}
+        assert undeploy(PROGRAM.digest(), settings) == []
+        # and there is room for another one
+        deploy(compiled(BUILDS["mlp"]).program, settings)
+        deployed = [role.state()["deployed"] for role in cluster.roles]
+        assert deployed[0] == deployed[1] == deployed[2] != {}
 
 
 def test_parties_with_different_deployments_say_so(tmp_path: Path) -> None:

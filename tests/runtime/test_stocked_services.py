@@ -312,7 +312,7 @@ def test_a_deployment_replaced_takes_its_stock_along(tmp_path: Path) -> None:
         check(session)
         folders = {path.parent for path in files(settings, 0)}
         deploy(PROGRAM, settings)
-        with pytest.raises(ProtocolError, match="was deployed again; open another session"):
+        with pytest.raises(ProtocolError, match="was deployed again or taken away; open another"):
             check_many(session, 2)
         wait_until(lambda: len(files(settings, 1)) == HIGH * SEGMENTS)
         assert not any(folder.exists() for folder in folders)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from srcompile.errors import UserError
 from srcompile.training import minilm
 from srcompile.training.architecture import Student
 from srcompile.training.router import Router
-from srcompile.training.store import Trained, load_pool, rounded_, save_pool
+from srcompile.training.store import SCALE, Trained, load_pool, rounded_, save_pool
 from srcompile.training.texts import of_texts, tokens_of
 
 
@@ -67,7 +68,7 @@ def test_a_folder_without_a_pool_is_refused(tmp_path: Path) -> None:
         load_pool(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "other shape", "other model"])
+@pytest.mark.parametrize("damage", ["cut", "other shape", "other model", "scales"])
 def test_a_damaged_pool_is_refused(trained: Trained, tmp_path: Path, damage: str) -> None:
     save_pool(trained, tmp_path)
     weights, about = tmp_path / "pool.safetensors", tmp_path / "pool.json"
@@ -76,6 +77,12 @@ def test_a_damaged_pool_is_refused(trained: Trained, tmp_path: Path, damage: str
         weights.write_bytes(weights.read_bytes()[:-100])
     elif damage == "other shape":
         data["models"]["large"]["ffn"] = 32
+    elif damage == "scales":  # found by fuzzing: of the columns, not of the rows
+        found = load_file(weights)
+        name = next(n for n, v in found.items() if n + SCALE in found and len(v) != v[0].numel())
+        save_file(
+            {**found, name: found[name].reshape(len(found[name]), -1).T.contiguous()}, weights
+        )
     else:
         data["models"]["large"]["layers"] = 2
     about.write_text(json.dumps(data))
