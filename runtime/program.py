@@ -221,7 +221,16 @@ class Program:
         except CheckError as error:
             where = f"{error.phase} function, segment {error.segment}, instruction {error.index}"
             raise ProgramError(f"{where}: {error}") from None
+        self._check_layers()
         self._check_interface()
+
+    def _check_layers(self) -> None:
+        for phase in PHASES:
+            for segment, i in self.instructions(phase):
+                if not 0 <= i.layer < len(self.layers):
+                    raise ProgramError(
+                        f"{phase} function, segment {segment}, {i.op}: there is no layer {i.layer}"
+                    )
 
     def _check_interface(self) -> None:
         """On every route the instructions read and write what `inputs` and `outputs` declare.

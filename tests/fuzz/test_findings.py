@@ -416,6 +416,15 @@ def test_an_instruction_that_loads_a_weight_takes_no_other_value() -> None:
         loads(changed_program(inputs={"weight_share": (share,)}))
 
 
+@pytest.mark.parametrize("layer", [-1, len(MLP.layers), 1 << 70])
+def test_an_instruction_is_of_a_layer_that_there_is(layer: int) -> None:
+    first, *others = MLP.functions["online"][0]
+    online = ((replace(first, layer=layer), *others), *MLP.functions["online"][1:])
+    changed = replace(MLP, functions={**MLP.functions, "online": online})
+    with pytest.raises(ProgramError, match=f"online function, segment 0, .*no layer {layer}"):
+        loads(dumps(changed))
+
+
 def test_a_plain_program_that_chooses_no_route_says_so() -> None:
     # given a plain pool that adds to the route what makes it none
     program = compiled(BUILDS["pool"], "plain").program
