@@ -139,6 +139,7 @@ class _Deployment:
         self.numbers = Numbers(folder / "numbers")
         self._program, self._kernels, self._lock = program, kernels, threading.Lock()
         self._sources = (Seeded(self.seeds[0], kernels), Seeded(self.seeds[1], kernels))
+        self._making = threading.Lock()  # the first one
         self._first: Dealer | None = None  # holds the masks of weights that all others use
         self._idle: list[Dealer] = []
 
@@ -148,9 +149,15 @@ class _Deployment:
         with self._lock:
             found = self._idle.pop() if self._idle else None
         if found is None:
-            found = Dealer(self._program, self._kernels, self._sources, self._first)
-        with self._lock:
-            self._first = self._first or found
+            found = self._made()
         yield found
         with self._lock:
             self._idle.append(found)
+
+    def _made(self) -> Dealer:
+        """Return another dealer object; while the first one is made, the others wait for it."""
+        with self._making:
+            if self._first is None:
+                self._first = Dealer(self._program, self._kernels, self._sources)
+                return self._first
+        return Dealer(self._program, self._kernels, self._sources, self._first)

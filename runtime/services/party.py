@@ -505,6 +505,8 @@ class _Deployment:
         limits = Limits(settings.batch, settings.batches, settings.batch_wait, settings.queue)
         self.batches = Batches(index, self.mark, self.limit_s, limits, count_batch)
         self._lock = threading.Lock()
+        self._reading = threading.Lock()  # the weights; never held while a peer is waited for
+        self._stored = False  # the opened weights are there, and whole
         self._first: Party | None = None  # holds the weights that all others use
         self._idle: list[_Ready] = []
         self._retired = False
@@ -573,7 +575,9 @@ class _Deployment:
 
     def is_opened(self) -> bool:
         """Whether this party has the opened weights."""
-        return self._first is not None or stored_opened(self.folder, self.program) is not None
+        with self._reading:
+            self._stored = self._stored or stored_opened(self.folder, self.program) is not None
+            return self._stored
 
     def source(self, seed: bytes) -> Seeded:
         """Return the randomness of a seed. Raises ProtocolError if it is not the deployment's."""
@@ -586,18 +590,36 @@ class _Deployment:
             return self._idle.pop() if self._idle else None
 
     def _load(self, party: Party, both: bool) -> None:
-        """Give a party object its weights; they are opened now unless `both` parties have that."""
-        with self._lock:
-            first = self._first
-        if both and first is not None:
-            party.share_weights_of(first)
+        """Give a party object its weights; they are opened now unless `both` parties have that.
+
+        All objects use those of the first one. Raises ProtocolError if the file of what was opened
+        is gone or damaged since this party said that it has it.
+        """
+        if not both:  # the peer is waited for: several sessions may do this at once
+            opened: dict[str, Ring] = {}
+            party.load_weights(self._weights(), None, opened.__setitem__)
+            with self._reading:
+                if self._first is None:
+                    store_opened(self.folder, opened)
+                    self._first, self._stored = party, True
+                else:
+                    party.share_weights_of(self._first)
             return
-        shares = stored_weights(self.folder, self.program, self.index)
-        stored = stored_opened(self.folder, self.program) if both else None
-        opened: dict[str, Ring] = {}
-        names = self.program.weights()
-        party.load_weights((shares[n] for n in names), stored, opened.__setitem__)
-        with self._lock:
+        with self._reading:  # one reads, and the others wait for it instead of reading it, too
+            if self._first is not None:
+                party.share_weights_of(self._first)
+                return
+            stored = stored_opened(self.folder, self.program)
             if stored is None:
-                store_opened(self.folder, opened)
-            self._first = self._first or party
+                self._stored = False
+                raise ProtocolError(
+                    f"{NAMES[PARTIES[self.index]]} has lost its opened weights; open another "
+                    "session, which opens them again"
+                )
+            party.load_weights(self._weights(), stored)
+            self._first = party
+
+    def _weights(self) -> Iterator[Ring]:
+        """Return this party's weight shares from its file, in the order of the program."""
+        shares = stored_weights(self.folder, self.program, self.index)
+        return (shares[name] for name in self.program.weights())
