@@ -62,6 +62,7 @@ from srcompile.runtime.services.state import (
 )
 from srcompile.runtime.services.stocked import StockedMaterial
 from srcompile.runtime.services.stockpile import SEED_BYTES, Levels, Stockpile
+from srcompile.runtime.services.stocks import Stocks
 from srcompile.runtime.services.trace import InferenceTrace, SessionTrace
 from srcompile.runtime.services.vault import Vault
 from srcompile.runtime.spool import Spool
@@ -91,7 +92,8 @@ class PartyService(Service):
         self._loaded: dict[str, _Deployment] = {}
         self._loading = threading.Lock()
         self.memory = Memory(settings.session_memory << 20, self._free)
-        self._refiller = Refiller(self._stocks, self._fill_with_party0, self.log)
+        self._stocks = Stocks(lambda: self.store.deployed(), self._stock, self.log)
+        self._refiller = Refiller(self._stocks.all, self._fill_with_party0, self.log)
         self._fills = index == 1 and settings.stock_high > 0
 
     def start(self) -> None:
@@ -158,14 +160,9 @@ class PartyService(Service):
 
     # -- the stock
 
-    def _stocks(self) -> dict[str, Stockpile]:
-        """Return the stock of each deployment, by its name."""
-        found = {}
-        for digest in self.store.deployed():
-            deployment = self._deployment(digest)
-            if deployment.stock is not None:
-                found[deployment.name] = deployment.stock
-        return found
+    def _stock(self, digest: str) -> Stockpile | None:
+        """Return the stock of a program's deployment, if there is to be one."""
+        return self._deployment(digest).stock
 
     def _fill_with_party0(self, name: str) -> int:
         """Fill the stock of a deployment together with party 0; return the blocks fetched."""

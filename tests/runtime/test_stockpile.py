@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import Counter
 from pathlib import Path
@@ -13,12 +12,11 @@ from hypothesis import strategies as st
 
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.material import material_bytes
-from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.refill import BATCH, Sizes, to_fetch
-from srcompile.runtime.services.state import Journal
-from srcompile.runtime.services.stockpile import Levels, Stockpile, Waiting
-from srcompile.runtime.services.vault import Vault, sealed_size
+from srcompile.runtime.services.stockpile import Waiting
+from srcompile.runtime.services.vault import sealed_size
 from tests.support.services import PROGRAM
+from tests.support.stocks import fill, stockpile
 
 SIZES = [material_bytes(PROGRAM, segment) for segment in range(len(PROGRAM.segments))]
 
@@ -31,21 +29,6 @@ class Calls:
 
     def __call__(self) -> None:
         self.count += 1
-
-
-def stockpile(folder: Path, calls: Calls | None = None, low: int = 1) -> tuple[Stockpile, Journal]:
-    """Return party 1's stock in a folder, and the journal beside it."""
-    journal, log = Journal(folder / "used"), Log("party1", stream=io.StringIO())
-    vault = Vault(folder / "stock.key")
-    levels = Levels(low, 4)
-    found = Stockpile(folder / "stock", vault, PROGRAM, 1, journal, levels, log, calls or Calls())
-    return found, journal
-
-
-def fill(stock: Stockpile, *blocks: tuple[int, int]) -> None:
-    for block, segment in blocks:
-        stock.write(block, segment, bytes)
-        stock.publish(block, segment)
 
 
 def files(folder: Path) -> set[str]:

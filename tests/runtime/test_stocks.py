@@ -1,0 +1,107 @@
+"""Stocks of several deployments at a party: none of them stops another, in time or on the disk."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from srcompile.ops import registry
+from srcompile.ops.interpreter import evaluate
+from srcompile.runtime.errors import ConfigError, ProtocolError
+from srcompile.runtime.services import stocks as stocks_module
+from srcompile.runtime.services.client import Client, deploy
+from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.stockpile import Stockpile
+from srcompile.runtime.services.stocks import Stocks
+from tests.support.builds import BUILDS, compiled
+from tests.support.services import POOL, Running, client, running, settings_in
+from tests.support.stocks import stockpile
+
+SMALL = BUILDS["mlp"]
+OTHER = compiled(SMALL).program
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def ask_other(settings: Settings) -> None:
+    """Run an inference of the other program; its result is the model's."""
+    want, _ = evaluate(SMALL.module, SMALL.samples[0], registry())
+    with Client(OTHER.without_weights(), settings) as session:
+        got = session.infer(SMALL.samples[0]).outputs["y"]
+    np.testing.assert_allclose(got, want["y"], atol=0.01)
+
+
+def wait_until_both_are_filled(cluster: Running, high: int) -> None:
+    """Wait until each party has so many blocks of each segment of two programs."""
+
+    def full() -> bool:
+        found = [list(party.state()["stock"].values()) for party in cluster.parties]
+        return all(
+            len(stocks) == 2 and all(set(s["blocks"].values()) == {high} for s in stocks)
+            for stocks in found
+        )
+
+    wait_until(full)
+
+
+@pytest.mark.parametrize("party", [0, 1])
+def test_a_damaged_deployment_does_not_stop_the_stock_of_another_program(
+    tmp_path: Path, party: int
+) -> None:
+    settings = settings_in(tmp_path, stock_low=1, stock_high=2)
+    with running(settings) as cluster:
+        deploy(OTHER, settings)
+        wait_until_both_are_filled(cluster, 2)
+        damaged = cluster.parties[party].store.current(OTHER.digest())
+    assert damaged is not None
+    # given a party whose marks of one program are damaged
+    marks = settings.state / f"party{party}" / "deployments" / damaged / "used"
+    marks.write_bytes(b"x" * 20)
+    with running(settings, deployed=False) as cluster:
+        # then the other program's stock is filled again and again
+        with client(settings) as session:
+            for number in range(6):
+                session.infer(POOL.samples[number % 5])
+        # and of the damaged one is said once what is wrong
+        with pytest.raises(ProtocolError, match="no longer says which blocks were used"):
+            ask_other(settings)
+    said = [line for line in cluster.logs["party1"].getvalue().splitlines() if damaged[:8] in line]
+    assert len([line for line in said if "not filled" in line]) == 1
+    assert "used is damaged" in said[0]
+
+
+def test_a_deployment_that_cannot_be_loaded_is_left_out_and_tried_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, tries, now = io.StringIO(), Counter[str](), [0.0]
+    stock, _ = stockpile(tmp_path / "good")
+
+    def load(digest: str) -> Stockpile | None:
+        tries[digest] += 1
+        if digest == "bad":
+            raise ConfigError("it is damaged")
+        return stock if digest == "good" else None
+
+    monkeypatch.setattr(stocks_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    names = {name: name for name in ("bad", "good", "without")}
+    stocks = Stocks(lambda: names, load, Log("party1", stream=stream))
+    assert [list(stocks.all()) for _ in range(3)] == [["good"]] * 3
+    assert (tries["bad"], tries["good"]) == (1, 3)
+    # and when it is, nothing is said that was said before
+    now[0] = 100.0
+    assert list(stocks.all()) == ["good"]
+    assert tries["bad"] == 2
+    assert stream.getvalue().count("it is damaged") == 1
