@@ -10,7 +10,7 @@ with it. In a session:
 3. With its inputs an inference waits for others of the same program and runs with them (`batches`).
 
 With a stock, blocks were fetched before, and no session goes to the dealer: party 1's thread comes
-to party 0 whenever they run low (`refill`).
+to party 0 whenever they run low (`refill`, `refiller`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from srcompile.runtime.services.links import Visit, Visiting
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.material import Material, Source, Tell
 from srcompile.runtime.services.memory import Memory, session_bytes
-from srcompile.runtime.services.refill import Place, Refiller, follow, lead, room_in
+from srcompile.runtime.services.refill import Place, follow, lead, room_in
+from srcompile.runtime.services.refiller import Refiller
 from srcompile.runtime.services.service import Service
 from srcompile.runtime.services.session import Alone, Runner, Session, told
 from srcompile.runtime.services.settings import Settings
@@ -180,7 +181,8 @@ class PartyService(Service):
                 except Exception as error:
                     channel.fail(self.reason(error))
                     raise
-        self.log.info("filled the stock", deployment=name[:8], blocks=fetched)
+        if fetched:
+            self.log.info("filled the stock", deployment=name[:8], blocks=fetched)
         return fetched
 
     def _fill_with_party1(self, visit: Visit) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -20,8 +18,7 @@ from typing import Any
 
 from srcompile.runtime.channels.link import LinkChannel
 from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP
-from srcompile.runtime.errors import ProtocolError, RunError, SpoolError
-from srcompile.runtime.services.log import Log
+from srcompile.runtime.errors import ProtocolError, SpoolError
 from srcompile.runtime.services.stockpile import SEED_BYTES, Number, Stockpile
 from srcompile.runtime.services.vault import sealed_size
 
@@ -29,8 +26,6 @@ BATCH = 16
 """Blocks that are asked for at once."""
 SPARE_BYTES = 1 << 28
 """What the stock leaves free on the disk."""
-_RETRY_S = (0.2, 2.0)  # the first and the longest wait after a run that failed
-_LOOK_S = 1.0  # how often a thread that nobody calls looks by itself
 
 Sizes = tuple[int, int]
 """Bytes at party 0 and at party 1."""
@@ -211,77 +206,3 @@ def _segments(value: Any, count: int) -> list[int]:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-# -- the thread of party 1 ------------------------------------------------------------------------
-
-
-class Refiller:
-    """Party 1's thread: it begins a run for each deployment whose stock is low.
-
-    `stocks` returns the stocks there are by deployment, and `fill` runs one and returns the blocks
-    fetched. After a failure it waits a little longer each time.
-    """
-
-    def __init__(
-        self,
-        stocks: Callable[[], dict[str, Stockpile]],
-        fill: Callable[[str], int],
-        log: Log,
-    ) -> None:
-        self._stocks, self._fill, self._log = stocks, fill, log
-        self._called, self._ended = threading.Event(), False
-        self._next: dict[str, tuple[float, float]] = {}  # when the next run may be, and the wait
-        self._said = ""
-        self._thread = threading.Thread(target=self._work, name="refill", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def call(self) -> None:
-        """Look now what is missing."""
-        self._called.set()
-
-    def stop(self) -> None:
-        """Begin no other run."""
-        self._ended = True
-        self._called.set()
-
-    def join(self) -> None:
-        """Wait for the end of the run that is going on."""
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _work(self) -> None:
-        while not self._ended:
-            self._called.clear()
-            try:
-                stocks = self._stocks()
-            except (RunError, OSError) as error:
-                if self._said != str(error):
-                    self._said = str(error)
-                    self._log.warning("the stock is not filled", reason=error)
-                stocks = {}
-            for name, stock in stocks.items():
-                due, _ = self._next.get(name, (0.0, 0.0))
-                if not self._ended and stock.is_low() and time.monotonic() >= due:
-                    self._run(name)
-            ready = [due for name, (due, _) in self._next.items() if name in stocks]
-            wait = min([_LOOK_S, *(max(0.01, due - time.monotonic()) for due in ready)])
-            self._called.wait(wait)
-
-    def _run(self, name: str) -> None:
-        wait = min(2 * self._next.get(name, (0.0, _RETRY_S[0] / 2))[1], _RETRY_S[1])
-        try:
-            fetched = self._fill(name)
-        except (RunError, OSError):
-            pass  # the stock has logged it
-        except Exception as error:  # a mistake of ours: it ends this run, not the thread
-            self._log.error("the stock is not filled", reason=type(error).__name__)
-        else:
-            wait = 0.0 if fetched else _RETRY_S[1]
-        if wait:
-            self._next[name] = time.monotonic() + wait, wait
-        else:
-            self._next.pop(name, None)

@@ -130,8 +130,13 @@ class Stockpile:
             few = any(len(free) < self.levels.low for free in self._free)
             return few or self._urgent or self._seed is None
 
+    def is_asked_for(self) -> bool:
+        """Whether a run was asked for since the last one that went well."""
+        with self._changed:
+            return self._urgent
+
     def call(self) -> None:
-        """Let blocks be fetched now, even if a run failed a moment ago."""
+        """Let blocks be fetched soon, even if the last runs failed or could fetch nothing."""
         with self._changed:
             self._urgent = True
         self._wanted()

@@ -105,3 +105,14 @@ def test_a_deployment_that_cannot_be_loaded_is_left_out_and_tried_again_after_a_
     assert list(stocks.all()) == ["good"]
     assert tries["bad"] == 2
     assert stream.getvalue().count("it is damaged") == 1
+
+
+def test_a_stock_for_which_there_is_no_room_is_not_said_to_be_filled(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, stock_low=10_000, stock_high=10_000, stock_mib=1)
+    with running(settings) as cluster:
+        # given a stock that takes all it may and is still low, after two runs that fetched nothing
+        last = cluster.parties[1]._refiller._turns._last
+        wait_until(lambda: any(run.wait_s >= 4.0 for run in last.values()))
+    said = [line for line in cluster.log().splitlines() if "filled the stock" in line]
+    assert len(said) == 1
+    assert "blocks=0" not in said[0]
