@@ -68,7 +68,7 @@ class Client:
         with self._closing_on_error():
             for channel in self._admitted():
                 channel.wait_at_most(limit)
-            ready = [channel.receive_json() for channel in self._channels]
+            ready = [self._answer(channel) for channel in self._channels]
             self.setup_bytes = (_size(ready[0]), _size(ready[1]))
             self.setup_s = time.perf_counter() - began
         return self

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ from srcompile.runtime.services.state import (
     stored_weights,
 )
 from srcompile.runtime.services.stocked import StockedMaterial
-from srcompile.runtime.services.stockpile import SEED_BYTES, Levels, Stockpile
+from srcompile.runtime.services.stockpile import SEED_BYTES, Filling, Levels, Stockpile
 from srcompile.runtime.services.stocks import Stocks
 from srcompile.runtime.services.trace import InferenceTrace, SessionTrace
 from srcompile.runtime.services.vault import Vault
@@ -95,6 +96,7 @@ class PartyService(Service):
         self.memory = Memory(settings.session_memory << 20, self._free)
         self._stocks = Stocks(lambda: self.store.deployed(), self._stock, self.log)
         self._refiller = Refiller(self._stocks.all, self._fill_with_party0, self.log)
+        self._filling = Filling(self._refiller.call)
         self._fills = index == 1 and settings.stock_high > 0
 
     def start(self) -> None:
@@ -143,7 +145,7 @@ class PartyService(Service):
                     self.memory,
                     lambda: self.count(batches=1),
                     self.log,
-                    self._refiller,
+                    self._filling,
                 )
             return self._loaded[name]
 
@@ -165,8 +167,11 @@ class PartyService(Service):
         """Return the stock of a program's deployment, if there is to be one."""
         return self._deployment(digest).stock
 
-    def _fill_with_party0(self, name: str) -> int:
-        """Fill the stock of a deployment together with party 0; return the blocks fetched."""
+    def _fill_with_party0(self, name: str, more: Callable[[], bool]) -> int:
+        """Fill the stock of a deployment together with party 0, while `more` is to be fetched.
+
+        Returns how many blocks were.
+        """
         with self._loading:
             deployment, session = self._loaded[name], new_id()
         assert deployment.stock is not None
@@ -177,7 +182,7 @@ class PartyService(Service):
             with self._holding(channel):
                 channel.wait_at_most(deployment.limit_s)
                 try:
-                    fetched = follow(self._place(deployment, session), channel)
+                    fetched = follow(self._place(deployment, session), channel, more)
                 except Exception as error:
                     channel.fail(self.reason(error))
                     raise
@@ -253,7 +258,8 @@ class PartyService(Service):
                 peer = links.enter_context(self._peer(session, deployment, visit.channel))
                 dealer = None
                 if deployment.stock is not None:
-                    seed = deployment.stock.wait_for_seed(self.settings.timeout)
+                    tell = partial(told(self.index, visit.channel), "setup", 0, 1)
+                    seed = deployment.stock.wait_for_seed(self.settings.timeout, tell)
                 else:
                     assert dealing is not None
                     dealer = self._answered(links, dealing, deployment, visit.channel)[0]
@@ -478,7 +484,7 @@ class _Deployment:
         memory: Memory,
         count_batch: Callable[[], None],
         log: Log,
-        refiller: Refiller,
+        filling: Filling,
     ) -> None:
         self.name, self.index, self.kernels = name, index, kernels
         self.folder = store.path(name)
@@ -499,7 +505,7 @@ class _Deployment:
                 self._journal,
                 Levels(settings.stock_low, settings.stock_high),
                 log,
-                refiller.call,
+                filling,
             )
         limits = Limits(settings.batch, settings.batches, settings.batch_wait, settings.queue)
         self.batches = Batches(index, self.mark, self.limit_s, limits, count_batch)

@@ -3,7 +3,8 @@ for.
 
 A run is like a session without a client: party 1 comes to party 0, both come to the dealer, and
 party 0 says what is fetched. First they compare what they have, and remove what only one of them
-has. A block is free at party 0 after both have stored it.
+has. A block is free at party 0 after both have stored it. After each batch party 1 says whether it
+wants more, or ends the run so that another stock has its turn.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from srcompile.runtime.services.stockpile import SEED_BYTES, Number, Stockpile
 from srcompile.runtime.services.vault import sealed_size
 
 BATCH = 16
-"""Blocks that are asked for at once."""
+"""Blocks that are asked for at once, at most."""
+BATCH_BYTES = 1 << 26
+"""What they may take at both parties together, if they are more than one."""
 SPARE_BYTES = 1 << 28
 """What the stock leaves free on the disk."""
 
@@ -48,7 +51,9 @@ class Place:
 
 
 def lead(place: Place, peer: LinkChannel, ended: Callable[[], bool]) -> int:
-    """Run party 0's side, until there is enough or it has `ended`; return the blocks fetched.
+    """Run party 0's side, until there is enough, it has `ended`, or party 1 wants no more.
+
+    Returns the blocks fetched.
 
     Raises ProtocolError, naming the peer, if party 1 or the dealer fails, and SpoolError if there
     is no room.
@@ -80,14 +85,18 @@ def lead(place: Place, peer: LinkChannel, ended: Callable[[], bool]) -> int:
                 stock.publish(block, segment)
                 fetched += 1
                 rooms = _less(rooms, place.sizes[segment])
+            if peer.receive_json().get("more") is not True:
+                break
         if dealer is not None:
             dealer.send(REQUEST.pack(STOP))
         peer.send_json({"fetch": None})
     return fetched
 
 
-def follow(place: Place, peer: LinkChannel) -> int:
+def follow(place: Place, peer: LinkChannel, more: Callable[[], bool]) -> int:
     """Run party 1's side, until party 0 says that it is done; return the blocks fetched.
+
+    `more` is called after each batch and says whether there is to be another.
 
     Raises ProtocolError, naming the peer, if one fails, and SpoolError if the disk does.
     """
@@ -106,19 +115,21 @@ def follow(place: Place, peer: LinkChannel) -> int:
                 stock.publish(block, segment)
                 peer.send_json({"stored": block})
                 fetched += 1
+            peer.send_json({"more": more()})
     return fetched
 
 
 def to_fetch(counts: Sequence[int], high: int, sizes: Sequence[Sizes], rooms: Sizes) -> list[int]:
-    """Return the segments to fetch a block of, up to BATCH, the scarcest first.
+    """Return the segments to fetch a block of, up to BATCH and BATCH_BYTES, the scarcest first.
 
     `rooms` are the bytes that the stocks of both parties may still take. If the scarcest one does
     not fit there, nothing more is fetched.
     """
-    counts, found = list(counts), list[int]()
+    counts, found, size = list(counts), list[int](), 0
     while len(found) < BATCH:
         segment = min(range(len(counts)), key=counts.__getitem__)
-        if counts[segment] >= high:
+        size += sum(sizes[segment])
+        if counts[segment] >= high or (found and size > BATCH_BYTES):
             break
         rooms = _less(rooms, sizes[segment])
         if min(rooms) < 0:

@@ -19,16 +19,25 @@ _LOOK_S = 1.0  # how often a thread that nobody calls looks by itself
 
 @dataclass(frozen=True)
 class _Last:
-    """The last run of a stock: when it ended, how long the next one waits, and how many blocks
-    there were if it could fetch nothing."""
+    """The last run of a stock: when it ended, how long the next one waits, how many blocks there
+    were if it could fetch nothing, and whether it ended early so that another stock had its turn.
+    """
 
     at: float
-    wait_s: float
-    blocks: int
+    wait_s: float = 0.0
+    blocks: int = 0
+    early: bool = False
+
+
+_NEVER = _Last(-math.inf)
 
 
 class Turns:
     """Which stock is filled next, and when. Times are in seconds, of a clock that only goes on.
+
+    One that is empty and asked for is the first, and then the one with the fewest blocks of a
+    segment; among equals it is the one whose last run ended first. A run ends early when another
+    stock is low that would come first, and is gone on with later.
 
     A run that failed, or could fetch nothing, is not repeated at once: each time the wait doubles.
     But it has a turn as soon as a block was used, since there is room again, and soon if it was
@@ -40,29 +49,51 @@ class Turns:
 
     def next(self, stocks: Mapping[str, Stockpile], now: float) -> str | None:
         """Return the deployment whose stock is filled now, if there is one."""
-        due = (name for name, at in self._dues(stocks).items() if at <= now)
-        return next(due, None)
+        due = [name for name, at in self._dues(stocks).items() if at <= now]
+
+        def order(name: str) -> tuple[tuple[bool, int], float]:
+            return stocks[name].need(), self._last.get(name, _NEVER).at
+
+        return min(due, key=order, default=None)
 
     def wait_s(self, stocks: Mapping[str, Stockpile], now: float) -> float:
         """Return after how long somebody should look again, if none is filled now."""
         return min([_LOOK_S, *(max(0.01, at - now) for at in self._dues(stocks).values())])
 
-    def ended(self, name: str, stock: Stockpile, now: float, fetched: int | None) -> None:
+    def goes_on(self, name: str, stocks: Mapping[str, Stockpile], now: float) -> bool:
+        """Return whether the run of this deployment goes on, since no other comes first."""
+        if name not in stocks:
+            return False
+        own = stocks[name].need()
+        return not any(
+            other != name
+            and stock.is_low()
+            and self._due(other, stock) <= now
+            and stock.need() <= own
+            for other, stock in stocks.items()
+        )
+
+    def ended(
+        self, name: str, stock: Stockpile, now: float, fetched: int | None, early: bool = False
+    ) -> None:
         """Note that a run has fetched so many blocks, or None if it failed."""
-        wait, before = 0.0, self._last.get(name, _Last(now, 0.0, 0)).wait_s
-        if not fetched:
-            first, most = _FAILED_S if fetched is None else _NOTHING_S
-            wait = min(max(first, 2 * before), most)
+        if fetched or (fetched == 0 and early):
+            self._last[name] = _Last(now, early=early)
+            return
+        first, most = _FAILED_S if fetched is None else _NOTHING_S
+        wait = min(max(first, 2 * self._last.get(name, _NEVER).wait_s), most)
         self._last[name] = _Last(now, wait, len(stock.blocks()) if fetched == 0 else 0)
 
     def _dues(self, stocks: Mapping[str, Stockpile]) -> dict[str, float]:
         """Return when the next run of each stock may begin that is to be filled."""
-        return {name: self._due(name, s) for name, s in stocks.items() if s.is_low()}
+        return {
+            name: self._due(name, stock)
+            for name, stock in stocks.items()
+            if stock.is_low() or self._last.get(name, _NEVER).early
+        }
 
     def _due(self, name: str, stock: Stockpile) -> float:
-        last = self._last.get(name)
-        if last is None:
-            return -math.inf
+        last = self._last.get(name, _NEVER)
         if len(stock.blocks()) < last.blocks:
             return last.at
         return last.at + (min(last.wait_s, _FAILED_S[1]) if stock.is_asked_for() else last.wait_s)
@@ -71,14 +102,14 @@ class Turns:
 class Refiller:
     """Party 1's thread: it begins a run for each deployment whose stock is low.
 
-    `stocks` returns the stocks there are by deployment, and `fill` runs one and returns the blocks
-    fetched.
+    `stocks` returns the stocks there are by deployment. `fill` runs one while what it is given says
+    that it goes on, and returns the blocks fetched.
     """
 
     def __init__(
         self,
         stocks: Callable[[], Mapping[str, Stockpile]],
-        fill: Callable[[str], int],
+        fill: Callable[[str, Callable[[], bool]], int],
         log: Log,
     ) -> None:
         self._stocks, self._fill, self._log = stocks, fill, log
@@ -125,11 +156,17 @@ class Refiller:
             return {}
 
     def _run(self, name: str, stock: Stockpile) -> None:
-        fetched = None
+        fetched, early = None, False
+
+        def goes_on() -> bool:
+            nonlocal early
+            early = self._ended or not self._turns.goes_on(name, self._found(), time.monotonic())
+            return not early
+
         try:
-            fetched = self._fill(name)
+            fetched = self._fill(name, goes_on)
         except (RunError, OSError):
             pass  # the stock has logged it
         except Exception as error:  # a mistake of ours: it ends this run, not the thread
             self._log.error("the stock is not filled", reason=type(error).__name__)
-        self._turns.ended(name, stock, time.monotonic(), fetched)
+        self._turns.ended(name, stock, time.monotonic(), fetched, early)

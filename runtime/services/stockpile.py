@@ -49,15 +49,32 @@ class Runs:
     begun: int = 0
     failed: int = 0
     reason: str = ""
-    active: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Stockpile:
-    """The blocks made ahead of one deployment at party `index`.
+@dataclass
+class Filling:
+    """What the stocks of a party share: `wanted` is called when blocks should be fetched, and
+    `runs` says for how many of them some are being fetched."""
 
-    `folder` is made if it is not there; `wanted` is called when blocks should be fetched.
-    """
+    wanted: Callable[[], None]
+    runs: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        """Count a run while it lasts."""
+        with self.lock:
+            self.runs += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.runs -= 1
+
+
+class Stockpile:
+    """The blocks made ahead of one deployment at party `index`; `folder` is made if need be."""
 
     def __init__(
         self,
@@ -68,7 +85,7 @@ class Stockpile:
         used: Journal,
         levels: Levels,
         log: Log,
-        wanted: Callable[[], None],
+        filling: Filling,
     ) -> None:
         self.deployment, self.levels, self.runs = folder.parent.name, levels, Runs()
         self.names = [segment.name for segment in program.segments]
@@ -78,7 +95,7 @@ class Stockpile:
         ]
         self.sizes = [sum(sizes) for sizes in self.messages]
         self._folder, self._vault, self._used, self._log = folder, vault, used, log
-        self._wanted, self._changed = wanted, threading.Condition()
+        self.filling, self._changed = filling, threading.Condition()
         self._free: list[list[int]] = [[] for _ in self.sizes]  # by segment, in order
         self._held: dict[int, int] = {}  # block -> segment
         self._seed: bytes | None = None
@@ -130,6 +147,13 @@ class Stockpile:
             few = any(len(free) < self.levels.low for free in self._free)
             return few or self._urgent or self._seed is None
 
+    def need(self) -> tuple[bool, int]:
+        """Return what sorts stocks by which is filled first: one that is empty and asked for, and
+        then the one with the fewest blocks of a segment."""
+        with self._changed:
+            fewest = min(len(free) for free in self._free)
+            return not (self._urgent and not fewest), fewest
+
     def is_asked_for(self) -> bool:
         """Whether a run was asked for since the last one that went well."""
         with self._changed:
@@ -139,7 +163,7 @@ class Stockpile:
         """Let blocks be fetched soon, even if the last runs failed or could fetch nothing."""
         with self._changed:
             self._urgent = True
-        self._wanted()
+        self.filling.wanted()
 
     def blocks(self) -> list[Number]:
         """Return all blocks that are here, also those that are held."""
@@ -196,7 +220,7 @@ class Stockpile:
                 self._changed.wait(left)
             few = len(self._free[segment]) < self.levels.low
         if few:
-            self._wanted()
+            self.filling.wanted()
         return found
 
     def hold_block(self, segment: int, block: int, wait_s: float) -> str:
@@ -216,7 +240,7 @@ class Stockpile:
             self._held[block] = segment
             few = len(self._free[segment]) < self.levels.low
         if few:
-            self._wanted()
+            self.filling.wanted()
         return "ready"
 
     def release(self, block: int) -> None:
@@ -263,8 +287,8 @@ class Stockpile:
         try:
             with self._changed:
                 self.runs.begun += 1
-                self.runs.active = True
-            yield
+            with self.filling.run():
+                yield
             with self._changed:
                 self._urgent, self.runs.reason = False, ""
         except (RunError, OSError) as error:
@@ -277,7 +301,6 @@ class Stockpile:
             raise
         finally:
             with self._changed:
-                self.runs.active = False
                 self._changed.notify_all()
             self.runs.lock.release()
 
@@ -326,13 +349,17 @@ class Stockpile:
             self._seed = seed
             self._changed.notify_all()
 
-    def wait_for_seed(self, timeout_s: float) -> bytes:
-        """Return the seed as soon as it is there. Raises ProtocolError if it does not come."""
+    def wait_for_seed(self, timeout_s: float, tell: Callable[[], None]) -> bytes:
+        """Return the seed as soon as it is there; `tell` is called while it is waited for.
+
+        Raises ProtocolError if it does not come.
+        """
         waiting = Waiting(self, timeout_s)
         while (seed := self.seed) is None:
             self.call()
             with self._changed:
                 self._changed.wait(0.2)
+            tell()
             waiting.check("the stock of offline material is empty")
         return seed
 
@@ -346,10 +373,13 @@ class Stockpile:
 
 
 class Waiting:
-    """Waiting for what a run of filling brings: it ends when one that began later has failed."""
+    """Waiting for what a run of filling brings: it ends when one that began later has failed.
+
+    While another stock is being filled its time does not run out: this one's turn is to come.
+    """
 
     def __init__(self, stock: Stockpile, timeout_s: float) -> None:
-        self._runs, self._began = stock.runs, stock.runs.begun
+        self._runs, self._began, self._filling = stock.runs, stock.runs.begun, stock.filling
         self._end, self._timeout_s = time.monotonic() + timeout_s, timeout_s
 
     def check(self, what: str) -> None:
@@ -357,7 +387,7 @@ class Waiting:
         reason = self._runs.reason
         if reason and self._runs.failed > self._began:
             raise ProtocolError(f"{what} and cannot be filled: {reason}")
-        if time.monotonic() > self._end and not self._runs.active:
+        if time.monotonic() > self._end and not self._filling.runs:
             raise ProtocolError(
                 f"{what} and was not filled within {self._timeout_s:g} s; look at the logs of both "
                 "parties and the dealer, or raise 'stock_low' and 'stock_high'"

@@ -42,7 +42,7 @@ from srcompile.runtime.services.refill import Place, follow, lead
 from srcompile.runtime.services.session import Alone, Session
 from srcompile.runtime.services.state import Journal, claim_setup
 from srcompile.runtime.services.stocked import StockedMaterial
-from srcompile.runtime.services.stockpile import SEED_BYTES, Levels, Stockpile
+from srcompile.runtime.services.stockpile import SEED_BYTES, Filling, Levels, Stockpile
 from srcompile.runtime.services.vault import Vault
 from tests.fuzz.harness import Parser, Target
 from tests.fuzz.lies import Liar, Pair, Work, at_once, linked, side
@@ -135,7 +135,7 @@ class Side:
         vault = Vault(self.folder / "stock.key")
         self.stock = Stockpile(
             self.folder / "stock", vault, PROGRAM, self.index, self.journal, LEVELS, self.log,
-            lambda: None,
+            Filling(lambda: None),
         )  # fmt: skip
 
     def claim(self, seed: bytes) -> None:
@@ -197,6 +197,7 @@ def _other(rng: random.Random) -> dict[str, Any]:
             {"blocks": [[n, n % 4] for n in numbers[:4]], "together": False},
             {"fetch": rng.choice((None, [], [0], [3, 3, 1], [n % 5 for n in numbers]))},
             {"stored": numbers[0]},
+            {"more": rng.random() < 0.5},
             {"command": rng.choice(("infer", "stop", "x"))},
         )
     )
@@ -239,7 +240,13 @@ def _filling(c: Cluster, lie: Lie, stack: ExitStack) -> list[Work]:
     peers = stack.enter_context(linked(rng, ("party 0", "party 1"), lie.of(0, 1)))
     dealers = _links(c, lie, DEALER, "the dealer", stack)
     sizes = [material_bytes(PROGRAM, segment) for segment in SEGMENTS]
-    for p, run in enumerate((_lead, follow)):
+    batches = rng.choice((1, 2, 16))  # after which party 1 lets another stock have its turn
+
+    def follows(place: Place, peer: LinkChannel) -> int:
+        left = itertools.count(batches - 1, -1)
+        return follow(place, peer, lambda: next(left) > 0)
+
+    for p, run in enumerate((_lead, follows)):
         place = Place(
             c.sides[p].stock,
             partial(_dialled, dealers[p].ends[0]),

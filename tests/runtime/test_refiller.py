@@ -86,3 +86,53 @@ def test_a_run_that_failed_is_tried_again_within_two_seconds(tmp_path: Path) -> 
     # and one that fetched something is gone on with at once
     turns.ended("a", stocks["a"], 8.0, 4)
     assert turns.next(stocks, 8.0) == "a"
+
+
+def test_the_emptiest_stock_is_filled_first_and_before_it_one_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    turns = Turns()
+    stocks = {
+        name: stock_of(tmp_path / name, each, low=3)
+        for name, each in zip("abcd", (1, 0, 2, 0), strict=True)
+    }
+    assert turns.next(stocks, 0.0) == "b"
+    stocks["d"].call()
+    assert turns.next(stocks, 0.0) == "d"
+    # among equals it is the one whose last run ended first
+    stocks["b"].call()
+    turns.ended("b", stocks["b"], 0.0, 1)
+    assert turns.next(stocks, 1.0) == "d"
+    turns.ended("d", stocks["d"], 1.0, 1)
+    assert turns.next(stocks, 1.0) == "b"
+    # and one that failed does not keep the others waiting
+    turns.ended("b", stocks["b"], 2.0, None)
+    turns.ended("d", stocks["d"], 2.0, None)
+    assert turns.next(stocks, 2.0) == "a"
+
+
+def test_a_run_ends_early_for_a_lower_stock_and_is_gone_on_with_afterwards(tmp_path: Path) -> None:
+    turns = Turns()
+    stocks = {"a": stock_of(tmp_path / "a", 4), "b": stock_of(tmp_path / "b", 3)}
+    # given a stock that is neither low nor full, its run goes on while no other is low
+    assert turns.goes_on("a", stocks, 0.0)
+    low = stocks | {"c": stock_of(tmp_path / "c", 1)}
+    assert not turns.goes_on("a", low, 0.0)
+    turns.ended("a", low["a"], 0.0, 16, early=True)
+    assert turns.next(low, 0.0) == "c"
+    # when the other one is low no more, then it has another turn, though it is not low
+    assert turns.next(stocks, 0.0) == "a"
+    turns.ended("a", stocks["a"], 1.0, 16)
+    assert turns.next(stocks, 1.0) is None
+
+
+def test_a_run_goes_on_while_a_lower_stock_cannot_be_filled(tmp_path: Path) -> None:
+    turns = Turns()
+    stocks = {"a": stock_of(tmp_path / "a", 4), "b": stock_of(tmp_path / "b", 0)}
+    turns.ended("b", stocks["b"], 0.0, None)
+    assert turns.goes_on("a", stocks, 0.1)
+    assert not turns.goes_on("a", stocks, 0.2)
+
+
+def test_a_run_ends_when_its_program_was_deployed_again(tmp_path: Path) -> None:
+    assert not Turns().goes_on("a", {"b": stock_of(tmp_path, 4)}, 0.0)

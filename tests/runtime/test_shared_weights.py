@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from srcompile.runtime.dealer import Dealer
+from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.services import dealer as dealer_module
 from srcompile.runtime.services import party as party_module
 from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.state import stored_weights
 from tests.support.services import POOL, Running, client, running, settings_in
 
 SESSIONS = 4
@@ -53,12 +56,12 @@ def run_sessions(settings: Settings) -> None:
 
 def idle(cluster: Running) -> list[list[Any]]:
     """Return the objects that both parties and the dealer keep, when no session uses them."""
-    services = (*cluster.parties, cluster.dealer)
     end = time.monotonic() + 30
-    while any(service.state()["sessions"] for service in services):
+    while any(role.state()["sessions"] for role in cluster.roles):
         assert time.monotonic() < end
         time.sleep(0.01)
-    return [list(d._idle) for service in services for d in service._loaded.values()]
+    parties = [d._idle for party in cluster.parties for d in party._loaded.values()]
+    return [*parties, *(d._idle for d in cluster.dealer._loaded.values())]
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["first", "restarted"])
@@ -69,14 +72,14 @@ def test_parties_keep_one_copy_of_the_weights_of_sessions_that_begin_at_once(
     if opened:
         with running(settings):
             run_sessions(settings)
-    read, load = party_module.stored_weights, party_module._Deployment._load
+    load = party_module._Deployment._load
 
     def counted(folder: Path, program: Any, party: int) -> Any:
         reads[party] += 1
         time.sleep(0.1)  # as a large file takes
-        return read(folder, program, party)
+        return stored_weights(folder, program, party)
 
-    monkeypatch.setattr(party_module, "stored_weights", counted)
+    monkeypatch.setattr("srcompile.runtime.services.party.stored_weights", counted)
     monkeypatch.setattr(party_module._Deployment, "_load", together(load))
     with running(settings, deployed=not opened) as cluster:
         run_sessions(settings)
@@ -106,7 +109,7 @@ def test_opened_weights_that_are_lost_while_a_session_begins_end_it_alone(
     with running(settings, deployed=False):
         # given a party whose file is gone after it told the other one that it has it
         monkeypatch.setattr(party_module._Deployment, "_load", without)
-        with pytest.raises(party_module.ProtocolError, match="lost its opened weights"):
+        with pytest.raises(ProtocolError, match="lost its opened weights"):
             client(settings).__enter__()
         # then the next session opens them again
         monkeypatch.setattr(party_module._Deployment, "_load", load)
@@ -118,13 +121,13 @@ def test_opened_weights_that_are_lost_while_a_session_begins_end_it_alone(
 def test_the_dealer_keeps_one_copy_of_the_masks_of_sessions_that_begin_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Slow(dealer_module.Dealer):
+    class Slow(Dealer):
         def __init__(self, *given: Any) -> None:
             time.sleep(0.1)  # as the masks of a large model take
             super().__init__(*given)
 
     deal = dealer_module._Deployment.dealer
-    monkeypatch.setattr(dealer_module, "Dealer", Slow)
+    monkeypatch.setattr("srcompile.runtime.services.dealer.Dealer", Slow)
     monkeypatch.setattr(dealer_module._Deployment, "dealer", together(deal))
     settings = settings_in(tmp_path)
     with running(settings) as cluster:

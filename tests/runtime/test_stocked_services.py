@@ -87,7 +87,7 @@ def wait_until_full(cluster: Running) -> None:
 def wait_until_settled(cluster: Running) -> None:
     """Wait until neither party is short of blocks, and nothing is fetched."""
     stocks = [d.stock for party in cluster.parties for d in party._loaded.values() if d.stock]
-    wait_until(lambda: not any(stock.is_low() or stock.runs.active for stock in stocks))
+    wait_until(lambda: not any(stock.is_low() or stock.filling.runs for stock in stocks))
 
 
 def check(session: Client, number: int = 0) -> None:
@@ -397,7 +397,7 @@ def test_health_and_metrics_show_the_stock(tmp_path: Path) -> None:
 
 
 def _active(party: PartyService) -> bool:
-    return any(d.stock is not None and d.stock.runs.active for d in party._loaded.values())
+    return party._filling.runs > 0
 
 
 def test_doctor_says_if_the_disk_is_too_small_for_the_stock(tmp_path: Path) -> None:

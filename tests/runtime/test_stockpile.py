@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.material import material_bytes
-from srcompile.runtime.services.refill import BATCH, Sizes, to_fetch
+from srcompile.runtime.services.refill import BATCH, BATCH_BYTES, Sizes, to_fetch
 from srcompile.runtime.services.stockpile import Waiting
 from srcompile.runtime.services.vault import sealed_size
 from tests.support.services import PROGRAM
@@ -163,6 +163,23 @@ def test_who_waits_is_told_why_a_later_run_failed(tmp_path: Path) -> None:
     waiting.check("nothing is there")
     with pytest.raises(ProtocolError, match="was not filled within 0 s; look at the logs"):
         Waiting(stock, 0.0).check("nothing is there")
+
+
+def test_who_waits_while_another_stock_is_filled_goes_on_waiting(tmp_path: Path) -> None:
+    stock, _ = stockpile(tmp_path)
+    waiting = Waiting(stock, 0.0)
+    with stock.filling.run():
+        waiting.check("nothing is there")
+    with pytest.raises(ProtocolError, match="was not filled within 0 s"):
+        waiting.check("nothing is there")
+
+
+def test_large_blocks_are_fetched_in_small_batches() -> None:
+    rooms, many = (1 << 40, 1 << 40), 100
+    third = BATCH_BYTES // 6
+    assert to_fetch([0, 0], many, [(third, third), (third, third)], rooms) == [0, 1, 0]
+    # and at least one block is fetched at once
+    assert to_fetch([0, 0], many, [(BATCH_BYTES, 0), (8, BATCH_BYTES)], rooms) == [0]
 
 
 @given(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
+from srcompile.runtime.dealing import send_block
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.services import stocks as stocks_module
 from srcompile.runtime.services.client import Client, deploy
@@ -116,3 +119,31 @@ def test_a_stock_for_which_there_is_no_room_is_not_said_to_be_filled(tmp_path: P
     said = [line for line in cluster.log().splitlines() if "filled the stock" in line]
     assert len(said) == 1
     assert "blocks=0" not in said[0]
+
+
+def test_a_program_that_is_filled_for_long_does_not_keep_another_one_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = threading.Event()
+
+    def slow(material: Any, channels: Any) -> int:
+        fast.wait(0.15)  # as a large block takes
+        return send_block(material, channels)
+
+    monkeypatch.setattr("srcompile.runtime.services.dealer.send_block", slow)
+    settings = settings_in(tmp_path, stock_low=1, stock_high=32, timeout=2.0)
+    with running(settings) as cluster:
+        # given a program of which a batch takes longer than the setting `timeout`
+        wait_until(lambda: cluster.parties[0]._filling.runs > 0)
+        # then another one that is deployed meanwhile is served in between
+        deploy(OTHER, settings)
+        ask_other(settings)
+        (first,) = [
+            d.stock
+            for d in cluster.parties[0]._loaded.values()
+            if d.stock is not None and len(d.stock.names) > 1
+        ]
+        assert min(first.counts()) < 32
+        # and the first one is gone on with
+        fast.set()
+        wait_until_both_are_filled(cluster, 32)

@@ -9,7 +9,7 @@ from pathlib import Path
 from srcompile.runtime.program import Program
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.state import Journal
-from srcompile.runtime.services.stockpile import Levels, Stockpile
+from srcompile.runtime.services.stockpile import Filling, Levels, Stockpile
 from srcompile.runtime.services.vault import Vault
 from tests.support.services import PROGRAM
 
@@ -25,7 +25,8 @@ def stockpile(
     folder.mkdir(parents=True, exist_ok=True)
     journal, log = Journal(folder / "used"), Log("party1", stream=io.StringIO())
     vault, levels = Vault(folder / "stock.key"), Levels(low, high)
-    found = Stockpile(folder / "stock", vault, program, 1, journal, levels, log, wanted)
+    filling = Filling(wanted)
+    found = Stockpile(folder / "stock", vault, program, 1, journal, levels, log, filling)
     return found, journal
 
 
