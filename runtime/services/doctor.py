@@ -160,7 +160,7 @@ def _stock(role: str, settings: Settings) -> Iterator[Finding]:
         for segment in range(len(program.segments))
     )
     most, existing = settings.stock_mib << 20, _existing(folder)
-    room = room_in(existing, most) + size_in(existing)
+    room = max(0, room_in(existing, most) + size_in(existing))
     found = (
         f"{settings.stock_high} blocks of each segment take {settings.stock_high * each / 1e6:.1f} "
         f"MB, and there is room for {room / 1e6:.1f} MB"

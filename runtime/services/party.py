@@ -45,7 +45,7 @@ from srcompile.runtime.services.links import Visit, Visiting
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.material import Material, Source, Tell
 from srcompile.runtime.services.memory import Memory, session_bytes
-from srcompile.runtime.services.refill import Place, follow, lead, room_in
+from srcompile.runtime.services.refill import Place, follow, lead
 from srcompile.runtime.services.refiller import Refiller
 from srcompile.runtime.services.service import Service
 from srcompile.runtime.services.session import Alone, Runner, Session, told
@@ -94,7 +94,13 @@ class PartyService(Service):
         self._loaded: dict[str, _Deployment] = {}
         self._loading = threading.Lock()
         self.memory = Memory(settings.session_memory << 20, self._free)
-        self._stocks = Stocks(lambda: self.store.deployed(), self._stock, self.log)
+        self._stocks = Stocks(
+            lambda: self.store.deployed(),
+            self._stock,
+            self.log,
+            settings.state / self.role,
+            settings.stock_mib << 20,
+        )
         self._refiller = Refiller(self._stocks.all, self._fill_with_party0, self.log)
         self._filling = Filling(self._refiller.call)
         self._fills = index == 1 and settings.stock_high > 0
@@ -212,7 +218,7 @@ class PartyService(Service):
             deployment.stock,
             lambda: self._dealer(session, deployment),
             deployment.source,
-            lambda: room_in(self.store.folder, self.settings.stock_mib << 20),
+            partial(self._stocks.room, deployment.stock),
             deployment.sizes,
         )
 

@@ -140,9 +140,12 @@ def to_fetch(counts: Sequence[int], high: int, sizes: Sequence[Sizes], rooms: Si
 
 
 def room_in(state: Path, most: int) -> int:
-    """Return the bytes that the stocks in a party's state folder may still take, of `most`."""
+    """Return the bytes that the stocks in a party's state folder may still take, of `most`.
+
+    It is less than 0 if they take too many.
+    """
     free = shutil.disk_usage(state).free - SPARE_BYTES
-    return max(0, min(most - size_in(state), free))
+    return min(most - size_in(state), free)
 
 
 def size_in(state: Path) -> int:

@@ -13,6 +13,7 @@ import contextlib
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,11 +55,12 @@ class Runs:
 
 @dataclass
 class Filling:
-    """What the stocks of a party share: `wanted` is called when blocks should be fetched, and
-    `runs` says for how many of them some are being fetched."""
+    """What the stocks of a party share: `wanted` is called when blocks should be fetched, `runs`
+    says for how many of them some are being fetched, and `ended` when the last run ended."""
 
     wanted: Callable[[], None]
     runs: int = 0
+    ended: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
@@ -70,7 +72,7 @@ class Filling:
             yield
         finally:
             with self.lock:
-                self.runs -= 1
+                self.runs, self.ended = self.runs - 1, time.monotonic()
 
 
 class Stockpile:
@@ -136,6 +138,19 @@ class Stockpile:
             free = zip(self.sizes, self._free, strict=True)
             return sum(held) + sum(sealed_size(size) * len(blocks) for size, blocks in free)
 
+    def bytes_of_each(self) -> int:
+        """Return the bytes on disk of one block of each segment."""
+        return sum(sealed_size(size) for size in self.sizes)
+
+    def missing(self, count: int) -> int:
+        """Return the bytes on disk that blocks would take until there are `count` of each segment,
+        free or held."""
+        there = Counter(segment for _, segment in self.blocks())
+        return sum(
+            max(0, count - there[segment]) * sealed_size(size)
+            for segment, size in enumerate(self.sizes)
+        )
+
     def state(self) -> dict[str, Any]:
         """Return what `/health` shows: blocks by segment, bytes, and why filling failed, if so."""
         blocks = dict(zip(self.names, self.counts(), strict=True))
@@ -184,6 +199,22 @@ class Stockpile:
             for block, segment in gone:
                 self._free[segment].remove(block)
         self._remove(gone)
+
+    def give_up(self, size: int, kept: int) -> int:
+        """Remove free blocks, the newest of the segment with the most, until they had `size` bytes.
+
+        `kept` blocks of each segment stay. Returns the bytes removed, fewer if there are no others.
+        """
+        gone, removed = list[Number](), 0
+        with self._changed:
+            while removed < size:
+                most = max(range(len(self._free)), key=lambda s: len(self._free[s]))
+                if len(self._free[most]) <= kept:
+                    break
+                gone.append((self._free[most].pop(), most))
+                removed += sealed_size(self.sizes[most])
+        self._remove(gone)
+        return removed
 
     def lowest(self, segment: int) -> int | None:
         """Return the lowest number that is here of a segment, free or held."""
@@ -375,19 +406,21 @@ class Stockpile:
 class Waiting:
     """Waiting for what a run of filling brings: it ends when one that began later has failed.
 
-    While another stock is being filled its time does not run out: this one's turn is to come.
+    While any stock is being filled its time does not run, and then it begins anew: the turn of this
+    one is to come.
     """
 
     def __init__(self, stock: Stockpile, timeout_s: float) -> None:
         self._runs, self._began, self._filling = stock.runs, stock.runs.begun, stock.filling
-        self._end, self._timeout_s = time.monotonic() + timeout_s, timeout_s
+        self._since, self._timeout_s = time.monotonic(), timeout_s
 
     def check(self, what: str) -> None:
         """Raise ProtocolError, saying `what` is missing and why, if waiting longer is of no use."""
         reason = self._runs.reason
         if reason and self._runs.failed > self._began:
             raise ProtocolError(f"{what} and cannot be filled: {reason}")
-        if time.monotonic() > self._end and not self._filling.runs:
+        idle_s = time.monotonic() - max(self._since, self._filling.ended)
+        if idle_s > self._timeout_s and not self._filling.runs:
             raise ProtocolError(
                 f"{what} and was not filled within {self._timeout_s:g} s; look at the logs of both "
                 "parties and the dealer, or raise 'stock_low' and 'stock_high'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.material import material_bytes
+from srcompile.runtime.services import stockpile as stockpile_module
 from srcompile.runtime.services.refill import BATCH, BATCH_BYTES, Sizes, to_fetch
 from srcompile.runtime.services.stockpile import Waiting
 from srcompile.runtime.services.vault import sealed_size
@@ -171,6 +173,22 @@ def test_who_waits_while_another_stock_is_filled_goes_on_waiting(tmp_path: Path)
     with stock.filling.run():
         waiting.check("nothing is there")
     with pytest.raises(ProtocolError, match="was not filled within 0 s"):
+        waiting.check("nothing is there")
+
+
+def test_who_waits_has_all_its_time_when_the_run_of_another_stock_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(stockpile_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    stock, _ = stockpile(tmp_path)
+    waiting = Waiting(stock, 10.0)
+    with stock.filling.run():
+        now[0] = 130.0
+    for now[0] in (130.0, 140.0):
+        waiting.check("nothing is there")
+    now[0] = 140.1
+    with pytest.raises(ProtocolError, match="was not filled within 10 s"):
         waiting.check("nothing is there")
 
 

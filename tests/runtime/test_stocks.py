@@ -21,12 +21,13 @@ from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.services import stocks as stocks_module
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.log import Log
+from srcompile.runtime.services.refill import size_in
 from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.stockpile import Stockpile
 from srcompile.runtime.services.stocks import Stocks
 from tests.support.builds import BUILDS, compiled
 from tests.support.services import POOL, Running, client, running, settings_in
-from tests.support.stocks import stockpile
+from tests.support.stocks import fill, stockpile
 
 SMALL = BUILDS["mlp"]
 OTHER = compiled(SMALL).program
@@ -100,7 +101,7 @@ def test_a_deployment_that_cannot_be_loaded_is_left_out_and_tried_again_after_a_
 
     monkeypatch.setattr(stocks_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     names = {name: name for name in ("bad", "good", "without")}
-    stocks = Stocks(lambda: names, load, Log("party1", stream=stream))
+    stocks = Stocks(lambda: names, load, Log("party1", stream=stream), tmp_path, 1 << 20)
     assert [list(stocks.all()) for _ in range(3)] == [["good"]] * 3
     assert (tries["bad"], tries["good"]) == (1, 3)
     # and when it is, nothing is said that was said before
@@ -147,3 +148,89 @@ def test_a_program_that_is_filled_for_long_does_not_keep_another_one_waiting(
         # and the first one is gone on with
         fast.set()
         wait_until_both_are_filled(cluster, 32)
+
+
+# -- the disk -------------------------------------------------------------------------------------
+
+
+def stocks_in(state: Path, most: int, low: int, *each: int) -> tuple[Stocks, list[Stockpile]]:
+    """Return stocks with so many blocks of each segment, which may take `most` blocks of each."""
+    found = {}
+    for name, count in zip("abc", each, strict=False):
+        found[name], _ = stockpile(state / "deployments" / name, low=low)
+        segments = len(found[name].names)
+        fill(found[name], *((block, block % segments) for block in range(count * segments)))
+    log, size = Log("party1", stream=io.StringIO()), found["a"].bytes_of_each()
+    stocks = Stocks(
+        lambda: {name: name for name in found}, found.__getitem__, log, state, most * size
+    )
+    return stocks, list(found.values())
+
+
+def least(stock: Stockpile) -> int:
+    return min(stock.counts())
+
+
+def test_a_stock_leaves_room_for_the_first_blocks_of_the_others(tmp_path: Path) -> None:
+    stocks, (first, second, third) = stocks_in(tmp_path, 10, 2, 4, 1, 0)
+    each = first.bytes_of_each()
+    # of ten there are five, and three are for the others to come to two each
+    assert stocks.room(first) == 2 * each
+    # and those may take what is not kept for another one
+    assert stocks.room(second) == 3 * each
+    assert stocks.room(third) == 4 * each
+    assert [least(stock) for stock in (first, second, third)] == [4, 1, 0]
+
+
+def test_a_stock_gives_up_its_newest_blocks_for_the_first_ones_of_another(tmp_path: Path) -> None:
+    stocks, (first, second) = stocks_in(tmp_path, 10, 2, 10, 0)
+    assert stocks.room(first) == 0
+    # given another one without blocks, there is room for two of each of its segments
+    assert stocks.room(second) == 2 * second.bytes_of_each()
+    assert set(first.counts()) == {8}
+    assert max(block for block, _ in first.blocks()) == 8 * len(first.names) - 1
+    files = {path.name for path in (tmp_path / "deployments" / "a" / "stock").iterdir()}
+    assert files == {f"{block}.{segment}" for block, segment in first.blocks()}
+    # and asked again it is the same
+    assert stocks.room(second) == 2 * second.bytes_of_each()
+    assert set(first.counts()) == {8}
+    assert stocks.room(first) == 0
+
+
+def test_what_a_session_holds_is_not_given_up_nor_what_is_kept(tmp_path: Path) -> None:
+    stock, _ = stockpile(tmp_path)
+    segments = len(stock.names)
+    fill(stock, *((block, block % segments) for block in range(3 * segments)))
+    held = stock.hold(0, (), 0.0)
+    assert stock.give_up(0, 0) == 0
+    stock.give_up(1 << 40, 1)
+    assert set(stock.counts()) == {1}
+    stock.give_up(1 << 40, 0)
+    assert stock.blocks() == [(held, 0)]
+
+
+def test_stocks_too_large_for_a_lower_limit_make_room_for_another(tmp_path: Path) -> None:
+    stocks, (first, second) = stocks_in(tmp_path, 4, 1, 9, 0)
+    assert stocks.room(second) == second.bytes_of_each()
+    assert set(first.counts()) == {3}
+
+
+def test_without_room_for_a_block_of_each_nothing_is_given_up(tmp_path: Path) -> None:
+    stocks, (first, second) = stocks_in(tmp_path, 1, 2, 1, 0)
+    assert stocks.room(second) == 0
+    assert set(first.counts()) == {1}
+
+
+def test_a_program_deployed_when_the_stock_is_full_is_served(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, stock_low=1, stock_high=10_000, stock_mib=1)
+    with running(settings) as cluster, client(settings) as session:
+        session.infer(POOL.samples[0])
+        # given a program whose stock takes all of the disk that stocks may take
+        wait_until(lambda: not cluster.parties[0]._filling.runs)
+        # then another one has material, and so has the first
+        deploy(OTHER, settings)
+        for number in range(3):
+            ask_other(settings)
+            session.infer(POOL.samples[number])
+    for party in ("party0", "party1"):
+        assert size_in(settings.state / party) <= 1 << 20
