@@ -55,7 +55,8 @@ class Stocks:
         whole = free + sum(other.size() for other in (stock, *others))
         first = min(stock.levels.low, max(0, whole) // max(1, each))  # so many of each fit
         kept = sum(other.missing(first) for other in others)
-        lacking = stock.missing(first) + kept - free
+        own = stock.missing(first)
+        lacking = own + kept - free if own else 0
         for other in sorted(others, key=Stockpile.size, reverse=True):
             lacking -= other.give_up(lacking, first)
         return max(0, room_in(self._state, self._most) - kept)

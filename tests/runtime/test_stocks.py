@@ -191,7 +191,16 @@ def test_a_stock_gives_up_its_newest_blocks_for_the_first_ones_of_another(tmp_pa
     assert max(block for block, _ in first.blocks()) == 8 * len(first.names) - 1
     files = {path.name for path in (tmp_path / "deployments" / "a" / "stock").iterdir()}
     assert files == {f"{block}.{segment}" for block, segment in first.blocks()}
-    # and asked again it is the same
+    # and one that has its first blocks takes none of another's
+    for _ in range(3):
+        fill(second, *((100 + second.size() + s, s) for s in range(len(second.names))))
+    assert stocks.room(second) == 0
+    assert set(first.counts()) == {8}
+
+
+def test_what_was_given_up_is_kept_for_the_stock_that_lacks_it(tmp_path: Path) -> None:
+    stocks, (first, second) = stocks_in(tmp_path, 10, 2, 10, 0)
+    stocks.room(second)
     assert stocks.room(second) == 2 * second.bytes_of_each()
     assert set(first.counts()) == {8}
     assert stocks.room(first) == 0
