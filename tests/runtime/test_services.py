@@ -597,6 +597,31 @@ def test_a_full_disk_ends_the_session_and_is_named_and_the_service_recovers(
         assert "Traceback" not in "".join(map(processes.log, LISTENING))
 
 
+@pytest.mark.parametrize(("role", "name"), [("dealer", "the dealer"), ("party1", "party 1")])
+def test_a_role_without_memory_ends_the_session_and_is_named_and_the_service_goes_on(
+    role: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster, client(settings) as first:
+        check_inference(first, 0)
+        kernels = {"dealer": cluster.dealer, "party1": cluster.parties[1]}[role].kernels
+
+        # given kernels for which there is no memory
+        def none_left(*_: object) -> None:
+            raise MemoryError("std::bad_alloc")
+
+        monkeypatch.setattr(kernels, "prg", none_left)
+        # when an inference needs some, then its session ends, and the client learns why
+        with pytest.raises(ProtocolError, match=f"{name} is out of memory; give it more"):
+            first.infer(POOL.samples[0])
+        monkeypatch.undo()
+        # and the service goes on
+        with client(settings) as again:
+            check_inference(again, 1)
+    assert f"{name} is out of memory" in cluster.logs[role].getvalue()
+    assert "Traceback" not in cluster.log()
+
+
 # -- doctor, health -------------------------------------------------------------------------------
 
 
