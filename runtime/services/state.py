@@ -50,7 +50,6 @@ GONE = "the program was deployed again or taken away; open another session"
 _ID = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RANGE = struct.Struct(">QQI")  # first, last, CRC-32 of the two
-_CHECK = 4  # bytes of the checksum, at the end
 _RESERVED = 64  # block numbers that a dealer takes at once; a crash wastes the rest
 
 
@@ -117,8 +116,9 @@ def _sync_file(file: Path) -> None:
 class Journal:
     """The blocks that a party has used: a file of ranges, each with a checksum.
 
-    `mark` returns after the mark is durable. A last entry that is not whole belongs to a mark that
-    was cut off before it returned: nothing that depends on the block was sent, and it is dropped.
+    `mark` returns after the mark is durable. Entries at the end that are not whole, or zeros, belong
+    to a mark that was cut off before it returned: nothing that depends on its blocks was sent, and
+    they are dropped.
     """
 
     def __init__(self, file: Path) -> None:
@@ -181,20 +181,20 @@ def _read_ranges(file: Path) -> list[tuple[int, int]]:
         return []
     whole = len(content) - len(content) % _RANGE.size
     entries = list(_RANGE.iter_unpack(content[:whole]))
-    damaged = [
-        k
-        for k, (first, last, check) in enumerate(entries)
-        if zlib.crc32(struct.pack(">QQ", first, last)) != check or last < first
-    ]
-    if entries and not any(content[whole - _CHECK : whole]):
-        damaged = damaged[:-1]  # the last write was cut off: its end is not on the disk
-        del entries[-1]
-    if damaged:
+    while entries and entries[-1] == (0, 0, 0):
+        del entries[-1]  # of a mark that was cut off: nothing of this entry is on the disk
+    if entries and _is_damaged(*entries[-1]) and entries[-1][2] == 0:
+        del entries[-1]  # the end of this one is not
+    if any(_is_damaged(*entry) for entry in entries):
         raise ConfigError(
             f"{file} is damaged: it no longer says which blocks were used; "
             "deploy the program again, which takes fresh randomness"
         )
     return [(first, last) for first, last, _ in entries]
+
+
+def _is_damaged(first: int, last: int, check: int) -> bool:
+    return zlib.crc32(struct.pack(">QQ", first, last)) != check or last < first
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

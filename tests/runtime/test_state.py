@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import resource
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,45 @@ def test_a_mark_that_was_cut_off_is_no_mark_and_the_others_stay(
     assert [b for b in range(7) if b in again] == [1, 3]
     again.mark(5)
     assert 5 in Journal(file)
+
+
+@pytest.mark.parametrize("there", range(0, 3 * ENTRY, 4))  # a disk writes whole words at least
+def test_a_mark_of_several_blocks_that_was_cut_off_is_no_mark_of_those_that_are_not_there(
+    tmp_path: Path, there: int
+) -> None:
+    # given a mark of a batch of which the disk has the length, and the first bytes
+    file = tmp_path / "used"
+    journal = Journal(file)
+    journal.mark(1)
+    size = len(file.read_bytes())
+    journal.mark(5, 7, 9)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: size + there] + bytes(3 * ENTRY - there))
+    # then what was marked before is marked, and what is there of the batch
+    again = Journal(file)
+    assert [b for b in range(11) if b in again] == [1, 5, 7, 9][: 1 + there // ENTRY]
+    again.mark(9)
+    assert 9 in Journal(file)
+
+
+def test_zeros_in_front_of_a_mark_are_damage(tmp_path: Path) -> None:
+    file = tmp_path / "used"
+    journal = Journal(file)
+    for block in (1, 3, 5):
+        journal.mark(block)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:ENTRY] + bytes(ENTRY) + whole[2 * ENTRY :])
+    with pytest.raises(ConfigError, match="damaged"):
+        Journal(file)
+
+
+def test_a_mark_whose_checksum_is_zero_is_a_mark(tmp_path: Path) -> None:
+    # given a range whose checksum has no bits
+    last = 0xF2CC0C16
+    assert zlib.crc32(struct.pack(">QQ", 0, last)) == 0
+    (tmp_path / "used").write_bytes(struct.pack(">QQI", 0, last, 0))
+    # when it is the last one in the file, then it is not taken for one that was cut off
+    assert last in Journal(tmp_path / "used")
 
 
 def test_a_damaged_file_of_used_blocks_is_not_guessed_at(tmp_path: Path) -> None:
