@@ -41,8 +41,9 @@ from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
 from srcompile.runtime.services.links import MAY, Links, Visit, Visiting
 from srcompile.runtime.services.party import PartyService
+from srcompile.runtime.services.ranges import Ranges
 from srcompile.runtime.services.service import Service
-from srcompile.runtime.services.state import store_weights
+from srcompile.runtime.services.state import _read_ranges, store_weights
 from srcompile.runtime.services.stockpile import SEED_BYTES
 from srcompile.runtime.spool import Record, Spool
 from tests.support.builds import BUILDS, compiled
@@ -87,6 +88,19 @@ def test_sessions_one_after_the_other_give_what_was_compiled(cluster: Running) -
         with client(cluster.settings) as session:
             for number in range(4):
                 check_inference(session, number)
+
+
+def test_sessions_of_a_pool_leave_one_range_of_used_blocks(tmp_path: Path) -> None:
+    # given sessions one after the other, which give up the blocks of branches that they did not take
+    settings = settings_in(tmp_path)
+    with running(settings):
+        for number in range(4):
+            with client(settings) as session:
+                check_inference(session, number)
+    # then what was used or given up is one range at each party
+    for party in (0, 1):
+        (file,) = (settings.state / f"party{party}").glob("deployments/*/used")
+        assert len(Ranges(_read_ranges(file))) == 1
 
 
 def test_weights_are_opened_once_for_all_sessions(tmp_path: Path) -> None:
