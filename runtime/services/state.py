@@ -118,10 +118,10 @@ def _sync_file(file: Path) -> None:
 class Journal:
     """The blocks that a party has used: a file of ranges, each with a checksum.
 
-    `mark` returns after the mark is durable. Entries at the end that are not whole, or zeros, belong
-    to a mark that was cut off before it returned: nothing that depends on its blocks was sent, and
-    they are dropped. The file is written anew when the role starts, and when it has many more entries
-    than ranges.
+    `mark` returns after the mark is durable. Entries at the end that are not whole, or zeros,
+    belong to a mark that was cut off before it returned: nothing that depends on its blocks was
+    sent, and they are dropped. The file is written anew when the role starts, and when it has many
+    more entries than ranges.
     """
 
     def __init__(self, file: Path) -> None:

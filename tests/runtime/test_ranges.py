@@ -13,8 +13,8 @@ numbers = st.lists(st.integers(0, 40), max_size=60)
 @given(numbers, numbers)
 def test_ranges_are_what_a_set_holds(first: list[int], later: list[int]) -> None:
     # given ranges in any order, which may overlap, when numbers are added
-    ranges, known = Ranges((n, n + n % 3) for n in first), {k for n in first for k in (n, n + n % 3)}
-    known |= {n + 1 for n in first if n % 3 == 2}
+    given_ = [(n, n + n % 3) for n in first]
+    ranges, known = Ranges(given_), {n for a, b in given_ for n in range(a, b + 1)}
     for number in later:
         ranges.add(number)
         known.add(number)

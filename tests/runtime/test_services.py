@@ -91,7 +91,7 @@ def test_sessions_one_after_the_other_give_what_was_compiled(cluster: Running) -
 
 
 def test_sessions_of_a_pool_leave_one_range_of_used_blocks(tmp_path: Path) -> None:
-    # given sessions one after the other, which give up the blocks of branches that they did not take
+    # given sessions one after the other, which give up the blocks of branches they did not take
     settings = settings_in(tmp_path)
     with running(settings):
         for number in range(4):
