@@ -72,6 +72,8 @@ def check(
                 f"the constant {name} is {type_}; a constant is public, or a share of a weight"
             )
             raise CheckError(message, "", 0, 0)
+        if type_.width > isa.MAX_WIDTH or not isa.has_room(type_):
+            raise CheckError(f"the constant {name} is {type_}, which is too large", "", 0, 0)
     checker = _Checker(declared, consts)
     for phase in PHASES:
         checker.phase = phase

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+OUT_OF_MEMORY = "is out of memory; give it more, or let less run at the same time"
+"""What a role says of itself."""
+
 
 def error_text(error: OSError) -> str:
     """Return the system's words for an error, without numbers and without what was tried."""

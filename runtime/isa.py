@@ -23,12 +23,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from srcompile.runtime.kernels.layout import dcf_key_bytes, dpf_key_bytes, relu_fields
+from srcompile.runtime.kernels.windows import window_counts
 
 KINDS = ("share", "mask", "masked", "public", "clear", "key")
 COMMON = ("masked", "public")
 MAX_WIDTH = 64
 MAX_INDEX_BITS = 16
 MAX_ELEMENTS = 1 << 32
+MAX_AXES = 32
 VERDICT_BYTES = 1
 """What each party sends the client of a guarded program before the outputs, or instead of them."""
 
@@ -57,6 +59,12 @@ class RingType:
     def packed_bytes(self) -> int:
         """Bytes of all elements packed to `width` bits each."""
         return packed_bytes(self.size, self.width)
+
+
+def has_room(type_: RingType) -> bool:
+    """Whether an array can have this shape. One without elements has other axes all the same."""
+    elements = math.prod(size or 1 for size in type_.shape)
+    return len(type_.shape) <= MAX_AXES and elements < MAX_ELEMENTS
 
 
 class IsaError(ValueError):
@@ -221,18 +229,14 @@ def conv2d_shape(x: Shape, w: Shape, attrs: Attrs) -> Shape:
     groups = int_attr(attrs, "groups", 1, 1 << 20)
     _need(len(x) == 4 and len(w) == 4, f"conv2d takes (N,C,H,W) and (O,C/g,kh,kw), not {x}, {w}")
     _need(
-        all(len(v) == 2 for v in (stride, padding, dilation))
-        and min(*stride, *dilation) >= 1
-        and min(padding) >= 0,
-        "stride, padding and dilation are pairs; stride and dilation from 1, padding from 0",
+        all(len(v) == 2 for v in (stride, padding, dilation)),
+        "stride, padding and dilation are pairs",
     )
     _need(x[1] == w[1] * groups and w[0] % groups == 0, f"channels do not fit: {x}, {w}, {groups}")
-    out = tuple(
-        (x[2 + i] + 2 * padding[i] - dilation[i] * (w[2 + i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
-    )
-    _need(min(out) >= 1, f"the kernel of {w} is larger than the input {x}")
-    return (x[0], w[0], *out)
+    try:
+        return (x[0], w[0], *window_counts(x, w, stride, padding, dilation))
+    except ValueError as error:
+        raise IsaError(str(error)) from None
 
 
 def _conv2d(types: Types, attrs: Attrs, declared: RingType | None) -> RingType:
@@ -274,7 +278,8 @@ def slice_shape(shape: Shape, attrs: Attrs) -> Shape:
         len(starts) == len(stops) == len(steps) == len(shape), f"a slice of {shape} needs all axes"
     )
     for size, start, stop, step in zip(shape, starts, stops, steps, strict=True):
-        _need(0 <= start <= stop <= size and step >= 1, f"{start}:{stop}:{step} is outside {size}")
+        inside = 0 <= start <= stop <= size and 1 <= step < MAX_ELEMENTS
+        _need(inside, f"{start}:{stop}:{step} is outside {size}")
     return tuple((b - a + s - 1) // s for a, b, s in zip(starts, stops, steps, strict=True))
 
 
@@ -708,7 +713,7 @@ def result_type(
     if result is not None:
         _need(result.width >= 1 and result.kind in KINDS, f"'{op}': {result} is not a type")
         _need(result.kind == "key" or result.width <= MAX_WIDTH, f"'{op}': {result} is too wide")
-        _need(result.size < MAX_ELEMENTS, f"'{op}': {result} is too large")
+        _need(has_room(result), f"'{op}': {result} is too large")
     return result
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from srcompile.runtime.channels.tcp import TcpChannel, accept, admit, connect, introduce
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.dealing import REQUEST, STOP, send_block
-from srcompile.runtime.errors import ProtocolError, RunError
+from srcompile.runtime.errors import OUT_OF_MEMORY, ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.lockstep import unmarked
 from srcompile.runtime.party import Party
@@ -178,6 +178,9 @@ def main() -> None:
             PartyNode(config, program, int(config.role[-1])).serve()
     except RunError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except MemoryError:
+        print(f"it {OUT_OF_MEMORY}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

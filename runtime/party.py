@@ -280,9 +280,16 @@ class Party:
             raise
 
     def prepare(self, block: int, segment: int, receive: Callable[[int], Sendable]) -> Prepared:
-        """Turn a block of material into what the online function needs, ahead of it: see `fill`."""
+        """Turn a block of material into what the online function needs, ahead of it: see `fill`.
+
+        A block that cannot be prepared leaves nothing in memory or on disk.
+        """
         prepared = self.begin(block, segment)
-        self.fill(prepared, receive)
+        try:
+            self.fill(prepared, receive)
+        except BaseException:
+            prepared.shelf.close()
+            raise
         return prepared
 
     def _finish(self, block: int, segment: int, number: int, parts: Sequence[gates.Bytes]) -> Env:

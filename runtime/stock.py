@@ -161,7 +161,7 @@ class Shelf:
 
     def _read_ahead(self) -> None:
         """Bring the records back, in the order in which they are taken."""
-        with suppress(RunError):
+        with suppress(RunError, MemoryError):
             try:
                 for number in self._order:
                     if number in self._records and not self._bring(number):

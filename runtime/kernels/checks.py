@@ -15,6 +15,7 @@ from srcompile.runtime.kernels.layout import (
     dpf_layout,
     packed_bytes,
 )
+from srcompile.runtime.kernels.windows import window_counts
 
 
 def check_array(
@@ -127,22 +128,10 @@ def check_conv2d(
         raise ValueError(
             f"conv2d with {groups} groups cannot apply weights {w.shape} to an input {x.shape}."
         )
-    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0 or min(w.shape[2:]) < 1:
-        raise ValueError(
-            f"conv2d needs stride, dilation and kernel sizes of at least 1 and no negative "
-            f"padding, but got stride {stride}, dilation {dilation}, kernel {w.shape[2:]}, "
-            f"padding {padding}."
-        )
-    height, width = (
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (w.shape[2 + i] - 1) - 1) // stride[i] + 1
-        for i in (0, 1)
-    )
-    if height < 1 or width < 1:
-        raise ValueError(
-            f"conv2d has an empty result: the kernel {w.shape[2:]} does not fit into the padded "
-            f"input {x.shape}."
-        )
-    return height, width
+    try:
+        return window_counts(x.shape, w.shape, stride, padding, dilation)
+    except ValueError as error:
+        raise ValueError(f"conv2d cannot be computed: {error}.") from None
 
 
 def check_ring(w: int, x: Ring) -> None:

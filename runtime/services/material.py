@@ -15,6 +15,7 @@ from typing import Protocol
 from srcompile.runtime.channels import Channel
 from srcompile.runtime.dealing import BEAT, BEAT_S, BLOCK, DEALT, REQUEST, STOP, Offline
 from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.lockstep import Mark, unmarked
 from srcompile.runtime.material import material_bytes
 from srcompile.runtime.party import Party, Prepared
 
@@ -50,8 +51,9 @@ class Source(Protocol):
 class Material:
     """The blocks of one session, prepared by its `party`.
 
-    `is_used` says which blocks were used before. While `running`, the block of the first segment is
-    prepared on a thread, beside the inference that uses it.
+    `is_used` says which blocks were used before, and `give_up` is told at the end which ones nobody
+    will use, among others. While `running`, the block of the first segment is prepared on a thread,
+    beside the inference that uses it.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Material:
         is_used: Callable[[int], bool],
         tell: Tell,
         running: bool = False,
+        give_up: Mark = unmarked,
     ) -> None:
         self._party, self._dealer, self._is_used, self._tell = party, dealer, is_used, tell
-        self._running = running
+        self._running, self._give_up = running, give_up
         self._last_beat = time.monotonic()
         self._broke: ProtocolError | None = None  # what a beat found
         self._filling: _Filling | None = None
@@ -120,9 +123,11 @@ class Material:
 
     def close(self) -> None:
         """Forget what was not used."""
-        for prepared in (*self._held.values(), *self._taken):
+        left = (*self._held.values(), *self._taken)
+        for prepared in left:
             prepared.shelf.close()
         self._held.clear()
+        self._give_up([prepared.block for prepared in left])
 
     def _dealt(self, segment: int, offline: Offline) -> Prepared:
         """Get a block from the dealer."""

@@ -345,7 +345,7 @@ class PartyService(Service):
             timeout_s = self.settings.timeout
             return StockedMaterial(party, peer, deployment.stock, tell, self.log, timeout_s)
         assert dealer is not None
-        return Material(party, dealer, deployment.is_used, tell)
+        return Material(party, dealer, deployment.is_used, tell, give_up=deployment.give_up)
 
     def _to_dealer(
         self, session: str, deployment: _Deployment
@@ -579,6 +579,11 @@ class _Deployment:
         self._journal.mark(*blocks)
         for block in blocks:
             self._log.debug("marks a block", deployment=self.name[:8], block=block)
+
+    def give_up(self, blocks: Sequence[int]) -> None:
+        """Write down that blocks will not be used, if that is possible: it saves room alone."""
+        with contextlib.suppress(ProtocolError, OSError):
+            self._journal.give_up(*blocks)
 
     def is_used(self, block: int) -> bool:
         """Whether a block is written down as used."""

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import srcompile
 from srcompile.runtime.channels.link import LinkChannel
-from srcompile.runtime.errors import ConfigError, ProtocolError, RunError
+from srcompile.runtime.errors import OUT_OF_MEMORY, ConfigError, ProtocolError, RunError
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import MAX_FILE_BYTES, Program, loads
@@ -224,7 +224,7 @@ class Service:
         """Do what a visit is for; return whether it ended in order."""
         try:
             self._handlers[visit.purpose](visit)
-        except (RunError, OSError) as error:
+        except (RunError, OSError, MemoryError) as error:
             reason = self.reason(error)
             found = error if isinstance(error, OSError) else reason
             self.log.warning("a visit failed", peer=visit.role, reason=found)
@@ -257,6 +257,8 @@ class Service:
             return str(error)
         if isinstance(error, OSError) and error.errno in _FULL:
             return f"the disk of {NAMES[self.role]} is full; free some space on it"
+        if isinstance(error, MemoryError):
+            return f"{NAMES[self.role]} {OUT_OF_MEMORY}"
         return f"{NAMES[self.role]} has a problem ({type(error).__name__}); its log says more"
 
     @contextlib.contextmanager

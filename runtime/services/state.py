@@ -32,7 +32,7 @@ import shutil
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ from srcompile.runtime.kernels import ring_dtype
 from srcompile.runtime.program import Program, dumps, load
 from srcompile.runtime.randomness import SETUP_BLOCK
 from srcompile.runtime.ring import Ring
+from srcompile.runtime.services.ranges import Ranges
 from srcompile.runtime.shares import read_shares, write_shares
 
 GONE = "the program was deployed again or taken away; open another session"
 _ID = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RANGE = struct.Struct(">QQI")  # first, last, CRC-32 of the two
-_CHECK = 4  # bytes of the checksum, at the end
+_SPARE = 1 << 12  # entries of a file of used blocks that it may have for nothing
 _RESERVED = 64  # block numbers that a dealer takes at once; a crash wastes the rest
 
 
@@ -117,14 +118,18 @@ def _sync_file(file: Path) -> None:
 class Journal:
     """The blocks that a party has used: a file of ranges, each with a checksum.
 
-    `mark` returns after the mark is durable. A last entry that is not whole belongs to a mark that
-    was cut off before it returned: nothing that depends on the block was sent, and it is dropped.
+    `mark` returns after the mark is durable. Entries at the end that are not whole, or zeros,
+    belong to a mark that was cut off before it returned: nothing that depends on its blocks was
+    sent, and they are dropped. The file is written anew when the role starts, and when it has many
+    more entries than ranges.
     """
 
     def __init__(self, file: Path) -> None:
         self._file, self._lock = file, threading.Lock()
-        self._ranges = _merged(_read_ranges(file))
-        write_durably(file, b"".join(_entry(*r) for r in self._ranges))
+        found = _read_ranges(file)
+        self._ranges, self._entries = Ranges(found), len(found)
+        self._renamed = False  # perhaps, and the folder may not know it for ever
+        self._rewrite()
 
     def mark(self, *blocks: int) -> None:
         """Write down that blocks are used.
@@ -132,28 +137,58 @@ class Journal:
         Raises ProtocolError if one was before, or if the deployment was replaced meanwhile, and
         OSError if the disk is full or fails; then the file is as it was.
         """
-        for block in blocks:
-            if not 0 <= block < SETUP_BLOCK:
-                raise ProtocolError(f"there is no block {block}")
         with self._lock:
-            ranges = self._ranges
-            for block in blocks:
-                if any(first <= block <= last for first, last in ranges):
-                    raise ProtocolError(f"block {block} is used already")
-                ranges = _merged([*ranges, (block, block)])
-            self._ranges = ranges
-            try:
-                descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND)
-            except FileNotFoundError:
-                raise ProtocolError(GONE) from None
-            try:
-                _append(descriptor, b"".join(_entry(block, block) for block in blocks))
-            finally:
-                os.close(descriptor)
+            used = [block for block in blocks if block in self._ranges]
+            if used or len(set(blocks)) < len(blocks):
+                raise ProtocolError(f"block {(*used, *blocks)[0]} is used already")
+            self._write_down(blocks)
+
+    def give_up(self, *blocks: int) -> None:
+        """Write down blocks that will not be used, so that ranges join; some may be used already.
+
+        Raises like `mark`.
+        """
+        with self._lock:
+            if left := sorted({block for block in blocks if block not in self._ranges}):
+                self._write_down(left)
 
     def __contains__(self, block: int) -> bool:
         with self._lock:
-            return any(first <= block <= last for first, last in self._ranges)
+            return block in self._ranges
+
+    def _write_down(self, blocks: Sequence[int]) -> None:
+        """Append blocks to the file. The lock is held."""
+        for block in blocks:
+            if not 0 <= block < SETUP_BLOCK:
+                raise ProtocolError(f"there is no block {block}")
+        for block in blocks:
+            self._ranges.add(block)
+        try:
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError:
+            raise ProtocolError(GONE) from None
+        try:
+            _append(descriptor, b"".join(_entry(block, block) for block in blocks))
+            self._entries += len(blocks)
+            if self._renamed:
+                sync_folder(self._file.parent)
+                self._renamed = False
+        finally:
+            os.close(descriptor)
+        if self._entries >= self._most:
+            with contextlib.suppress(OSError):  # the file says all the same; later there is room
+                self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Write the ranges in place of all entries: a crash leaves the one file or the other, and
+        all marks are in both. One that fails is tried again many marks later.
+        """
+        self._renamed = True
+        try:
+            write_durably(self._file, b"".join(_entry(*r) for r in self._ranges))
+            self._entries, self._renamed = len(self._ranges), False
+        finally:
+            self._most = self._entries + max(_SPARE, len(self._ranges))
 
 
 def _append(descriptor: int, content: bytes) -> None:
@@ -181,15 +216,11 @@ def _read_ranges(file: Path) -> list[tuple[int, int]]:
         return []
     whole = len(content) - len(content) % _RANGE.size
     entries = list(_RANGE.iter_unpack(content[:whole]))
-    damaged = [
-        k
-        for k, (first, last, check) in enumerate(entries)
-        if zlib.crc32(struct.pack(">QQ", first, last)) != check or last < first
-    ]
-    if entries and not any(content[whole - _CHECK : whole]):
-        damaged = damaged[:-1]  # the last write was cut off: its end is not on the disk
-        del entries[-1]
-    if damaged:
+    while entries and entries[-1] == (0, 0, 0):
+        del entries[-1]  # of a mark that was cut off: nothing of this entry is on the disk
+    if entries and _is_damaged(*entries[-1]) and entries[-1][2] == 0:
+        del entries[-1]  # the end of this one is not
+    if any(_is_damaged(*entry) for entry in entries):
         raise ConfigError(
             f"{file} is damaged: it no longer says which blocks were used; "
             "deploy the program again, which takes fresh randomness"
@@ -197,15 +228,8 @@ def _read_ranges(file: Path) -> list[tuple[int, int]]:
     return [(first, last) for first, last, _ in entries]
 
 
-def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the ranges in order, those that touch joined."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = merged[-1][0], max(merged[-1][1], last)
-        else:
-            merged.append((first, last))
-    return merged
+def _is_damaged(first: int, last: int, check: int) -> bool:
+    return zlib.crc32(struct.pack(">QQ", first, last)) != check or last < first
 
 
 class Numbers:

@@ -13,7 +13,7 @@ import click
 from srcompile.errors import UserError
 from srcompile.runtime.arrays import ArrayError, read_archive
 from srcompile.runtime.client import Array
-from srcompile.runtime.errors import InputError, RunError
+from srcompile.runtime.errors import OUT_OF_MEMORY, InputError, RunError
 from srcompile.runtime.program import Program
 
 P = ParamSpec("P")
@@ -29,6 +29,9 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except (UserError, RunError) as error:
             click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except MemoryError:
+            click.echo(f"error: this process {OUT_OF_MEMORY}", err=True)
             sys.exit(2)
         except ModuleNotFoundError as error:
             if error.name not in COMPILER_NEEDS:

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from srcompile.cli.common import reports_errors
 from srcompile.cli.compile import main as srcompile
 from srcompile.cli.run import main as srrun
 
@@ -336,3 +338,16 @@ def test_more_bits_and_margins_are_options(folder: Path) -> None:
     wide = json.loads(call(srcompile, model, "--margin", 8, "--json").output)
     narrow = json.loads(call(srcompile, model, "--margin", 1, "--json").output)
     assert wide["gates"][0]["supported"][1] > narrow["gates"][0]["supported"][1]
+
+
+def test_a_command_that_runs_out_of_memory_says_so_without_a_traceback() -> None:
+    # given a command for which there is not enough memory
+    @click.command()
+    @reports_errors
+    def command() -> None:
+        np.empty(1 << 62, np.uint8)
+
+    # when it runs, then it ends like after any other error
+    result = CliRunner().invoke(command, [])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: this process is out of memory; give it more")

@@ -89,7 +89,7 @@ def variant(rng: random.Random, program: Program) -> Program:
     """Return a program with a few changes of shapes, widths and attributes, its types adapted."""
     for _ in range(few(rng)):
         change = rng.choice((_other_attribute, _other_slot, _other_constant, _other_operand,
-                             _other_attribute, _other_op))  # fmt: skip
+                             _other_attribute, _other_op, _other_windows))  # fmt: skip
         program = change(rng, program)
     return _retyped(program)
 
@@ -114,7 +114,9 @@ def _near(rng: random.Random, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return rng.choice((value + 1, value - 1, 2 * value, 0, 1, 31, 32, 33, 63, 64, -value))
+        large = 1 << rng.choice((16, 31, 32, 62, 63, 64, 100))
+        near = (value + 1, value - 1, 2 * value, 0, 1, 31, 32, 33, 63, 64, -value, large)
+        return rng.choice(near)
     if isinstance(value, tuple) and value:
         at = rng.randrange(len(value))
         changed = (*value[:at], _near(rng, value[at]), *value[at + 1 :])
@@ -215,6 +217,35 @@ def _other_op(rng: random.Random, program: Program) -> Program:
     return _with(program, phase, at, replace(i, op=rng.choice(ops)))
 
 
+def _other_windows(rng: random.Random, program: Program) -> Program:
+    """Change stride and padding of all convolutions together, so that results keep their shapes."""
+    geometry: dict[str, tuple[int, ...]] = {}
+    paddings = [rng.choice((0, 1, 7, 1 << rng.randrange(64), rng.randrange(1 << 14)))] * 2
+    paddings[rng.randrange(2)] = rng.choice((0, paddings[0]))
+
+    def change(i: Instruction, types: dict[str, RingType]) -> Instruction:
+        shapes = [types[name].shape for name in i.inputs if name in types]
+        made = i.type.shape if i.type is not None else ()
+        if i.op != "conv2d" or [len(s) for s in (*shapes, made)] != [4, 4, 4]:
+            return i
+        dilation, out = i.attrs["dilation"], made[2:]
+        assert isinstance(dilation, tuple)
+        left = [
+            shapes[0][2 + k] + 2 * paddings[k] - dilation[k] * (shapes[1][2 + k] - 1) - 1
+            for k in range(min(2, len(dilation)))
+        ]
+        stride = tuple(max(1, n // max(1, out[k] - 1)) for k, n in enumerate(left))
+        geometry.setdefault("stride", stride)
+        return replace(i, attrs={**i.attrs, **geometry, "padding": tuple(paddings)})
+
+    functions = {}
+    for phase in PHASES:
+        types = program.types(phase)
+        bodies = program.functions[phase]
+        functions[phase] = tuple(tuple(change(i, types) for i in body) for body in bodies)
+    return replace(program, functions=MappingProxyType(functions))
+
+
 def _retyped(program: Program) -> Program:
     """Return the program with the types that its rules give, as far as they give one."""
     known: dict[str, RingType] = {name: const.type for name, const in program.constants.items()}
@@ -296,7 +327,16 @@ def _small(program: Program) -> bool:
         for _, i in program.instructions(phase):
             if i.op in ("matmul", "conv2d") and i.type is not None:
                 products += i.type.size * max(types[i.inputs[1]].size, 1)
+            if i.op == "conv2d":
+                size += _padded_bytes(i, types[i.inputs[0]])
     return size <= SMALL and products <= PRODUCTS
+
+
+def _padded_bytes(i: Instruction, image: RingType) -> int:
+    """Return the bytes of a convolution's operand with its padding."""
+    padding: Any = i.attrs["padding"]
+    below, beside = (image.shape[2 + k] + 2 * padding[k] for k in range(2))
+    return memory_of(replace(image, shape=(*image.shape[:2], below, beside)))
 
 
 def _values(rng: random.Random, tensor: Any) -> Any:

@@ -27,10 +27,10 @@ from srcompile.runtime.arrays import ArrayError, read_archive, read_array
 from srcompile.runtime.channels.tcp import HEADER, TcpChannel, admit
 from srcompile.runtime.client import share_weights
 from srcompile.runtime.errors import ConfigError, InputError, ProgramError, ProtocolError
-from srcompile.runtime.isa import RingType
+from srcompile.runtime.isa import Attr, IsaError, RingType, result_type
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.plain import PlainRunner
-from srcompile.runtime.program import dumps, load, loads
+from srcompile.runtime.program import Constant, Program, dumps, load, loads
 from srcompile.runtime.roles import LISTENING
 from srcompile.runtime.services.batches import Batches, Limits, Member
 from srcompile.runtime.services.doctor import examine
@@ -440,3 +440,56 @@ def test_a_plain_program_that_chooses_no_route_says_so() -> None:
     # when it runs, then it says so
     with pytest.raises(ProgramError, match=r"the program chose route -?\d+, which does not exist"):
         PlainRunner(loads(dumps(changed)), load_kernels()).infer(BUILDS["pool"].samples[0])
+
+
+CONVOLUTION = compiled(BUILDS["convolution"]).program
+
+
+def with_attrs(program: Program, op: str, **changed: Attr) -> Program:
+    """Return a program with other attributes in all instructions of an op."""
+    functions = {
+        phase: tuple(
+            tuple(replace(i, attrs={**i.attrs, **changed}) if i.op == op else i for i in body)
+            for body in bodies
+        )
+        for phase, bodies in program.functions.items()
+    }
+    return replace(program, functions=functions)
+
+
+@pytest.mark.parametrize("bits", [15, 40, 61])
+def test_a_convolution_of_a_few_windows_far_apart_on_a_large_padding_is_refused(bits: int) -> None:
+    # given a padding, and a stride with which the result keeps its shape: kernels wrote behind the
+    # end of the padded image, or ended the process
+    height, width = CONVOLUTION.inputs[0].shape[2:]
+    padding = 1 << bits
+    strides = tuple((size + 2 * padding - 3) // (size - 1) for size in (height, width))
+    changed = with_attrs(CONVOLUTION, "conv2d", padding=(padding, padding), stride=strides)
+    # when it is read, then it is an error that says where
+    with pytest.raises(ProgramError, match=r"instruction \d+: 'conv2d': (the input|stride) .* "):
+        loads(dumps(changed))
+
+
+SHAPES = {
+    "no elements, but an axis that no array has": (0, 1 << 62, 4),
+    "more axes than an array has": (1,) * 70,
+    "more elements than fit": (1 << 31, 2),
+}
+
+
+@pytest.mark.parametrize("what", SHAPES)
+def test_a_shape_that_no_array_has_is_refused(what: str) -> None:
+    weight = {MLP.weights()[0]: Constant(RingType("share", 32, SHAPES[what]))}
+    changed = replace(MLP, constants={**MLP.constants, **weight})
+    with pytest.raises(ProgramError, match=r"the constant @.* is too large"):
+        loads(dumps(changed, weights=False))
+    with pytest.raises(IsaError, match="too large"):
+        result_type("public_input", [], {"name": "x", "width": 8, "shape": SHAPES[what]}, None,
+                    "online")  # fmt: skip
+
+
+def test_a_step_that_no_array_has_is_refused() -> None:
+    whole = RingType("share", 8, (4,))
+    with pytest.raises(IsaError, match="is outside 4"):
+        result_type("slice", [whole], {"starts": (0,), "stops": (4,), "steps": (1 << 70,)}, None,
+                    "online")  # fmt: skip

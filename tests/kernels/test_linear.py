@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.kernels.interface import Ring
+from tests.fuzz.harness import limited_memory
 
 from .draw import lazy
 from .implementations import AVAILABLE
@@ -296,6 +297,13 @@ def test_conv2d_of_an_empty_batch(kernels: Kernels) -> None:
         ((1, 3, 2, 5), (4, 3, 3, 3), (1, 1), (0, 0), 1),
         ((1, 3, 5, 5), (4, 3, 3, 3), (1, 1), (0, 0), 0),
         ((3, 5, 5), (4, 3, 3, 3), (1, 1), (0, 0), 1),
+        ((1, 3, 5, 5), (4, 3, 0, 3), (1, 1), (0, 0), 1),
+        # results of few elements, of images with a padding that no size_t holds, or no memory
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1 << 61, 1), (1 << 61, 0), 1),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1 << 40, 1), (1 << 40, 0), 1),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1 << 70, 1), (0, 0), 1),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1 << 16, 1 << 16), (1 << 16, 1 << 16), 1),
+        ((0, 1, 1, 1), (1, 1, 1, 1), (1 << 16, 1 << 16), (1 << 16, 1 << 16), 1),
     ],
     ids=str,
 )
@@ -311,3 +319,24 @@ def test_conv2d_refuses_sizes_that_do_not_fit(
         kernels.conv2d(
             np.zeros(x, np.uint64), np.zeros(w, np.uint64), stride, padding, (1, 1), groups
         )
+
+
+def test_conv2d_without_memory_for_its_padding_is_an_error(native: Kernels) -> None:
+    # given a process that may take 256 MB more
+    x, w = np.zeros((1, 1, 1, 1), np.uint32), np.zeros((1, 1, 1, 1), np.uint32)
+    with limited_memory(1 << 28), pytest.raises(MemoryError):
+        # when a small result needs 8 GB, then it is an error that Python knows
+        native.conv2d(x, w, (1 << 15, 1 << 15), (1 << 15, 1 << 14), (1, 1), 1)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_product_without_memory_on_any_of_its_threads_is_an_error(
+    native: Kernels, threads: int
+) -> None:
+    # given operands whose elements are one and the same, and panels of them of 4 GB
+    one = np.ones((1, 1), np.uint64)
+    a, b = np.broadcast_to(one, (1536, 1 << 20)), np.broadcast_to(one, (1 << 20, 257))
+    # then the error leaves no thread, and the next product is as ever
+    with limited_memory(1 << 28), pytest.raises(MemoryError):
+        native.matmul(a, b, threads)
+    assert native.matmul(a[:64, :64], b[:64], threads).tolist() == [[64] * 257] * 64

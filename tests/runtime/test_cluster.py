@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -16,9 +17,11 @@ import pytest
 
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
+from srcompile.runtime import node
 from srcompile.runtime.channels.tcp import TcpChannel, accept, connect, listen
 from srcompile.runtime.cluster import ROLES, LocalCluster
 from srcompile.runtime.errors import InputError, ProtocolError
+from srcompile.runtime.node import Config
 from srcompile.runtime.program import save
 from tests.support.builds import BUILDS, compiled, session
 
@@ -337,3 +340,23 @@ def test_inputs_that_do_not_fit_leave_the_cluster_running() -> None:
         with pytest.raises(InputError, match="the program takes"):
             cluster.infer({"another": np.zeros(1)})
         assert cluster.infer(inputs).outputs
+
+
+def test_a_process_without_memory_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a dealer for whose masks there is no memory
+    def none_left(*_: object) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    config = Config("dealer", TOKEN, "", (0, 0))
+    monkeypatch.setattr(node, "read_config", lambda text: config)
+    monkeypatch.setattr(node, "load_program", lambda path: STAGES.program)
+    monkeypatch.setattr(node, "run_dealer", none_left)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    # when it runs, then it ends like after any other error
+    with pytest.raises(SystemExit, match="2"):
+        node.main()
+    assert capsys.readouterr().err == (
+        "it is out of memory; give it more, or let less run at the same time\n"
+    )

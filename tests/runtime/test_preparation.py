@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from srcompile.runtime.client import share_weights
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession
+from srcompile.runtime.material import material_bytes
 from srcompile.runtime.preparation import DEAR, MATERIAL, STANDING, chunks
+from srcompile.runtime.services.vault import DamagedError
 from srcompile.runtime.spool import Spool
 from srcompile.runtime.stock import LEAST_CHUNK_BYTES, Stock
-from tests.support.builds import NETWORKS_BY_NAME, Build, compiled, seeded_sources
+from tests.support.builds import BUILDS, NETWORKS_BY_NAME, Build, compiled, seeded_sources
 
 each_network = pytest.mark.parametrize("build", NETWORKS_BY_NAME.values(), ids=str)
 each_limit = pytest.mark.parametrize("limit", [1, 500, 1 << 30])
@@ -79,3 +83,29 @@ def test_outputs_do_not_depend_on_where_material_is_kept(
     assert not (used and any(list(folder.iterdir()) for folder in folders))
     assert stocks[0].used == stocks[1].used == 0
     assert stocks[0].chunk_bytes == LEAST_CHUNK_BYTES
+
+
+@pytest.mark.parametrize("memory", [0, 9000, 1 << 16])
+def test_a_block_that_is_damaged_in_the_middle_leaves_nothing(memory: int, tmp_path: Path) -> None:
+    # given a party object whose material goes to memory, to disk, or to both
+    program = compiled(BUILDS["deep"]).program
+    stock = Stock(memory, Spool(tmp_path))
+    stocks = (Stock(), stock)
+    session = LocalSession(program, load(), sources=seeded_sources(7), stocks=stocks)
+    total, got = material_bytes(program, 0)[1], 0
+    most = 0
+
+    def receive(size: int) -> bytes:
+        nonlocal got, most
+        got, most = got + size, max(most, stock.used + len(list(tmp_path.iterdir())))
+        if got > 0.8 * total:
+            raise DamagedError("the last frame is damaged")
+        return bytes(size)
+
+    # when most of a block is prepared, and the rest is damaged
+    with pytest.raises(DamagedError):
+        session.parties[1].prepare(1, 0, receive)
+    # then nothing of it is left
+    assert most > 0
+    assert stock.used == 0
+    assert list(tmp_path.iterdir()) == []

@@ -41,8 +41,9 @@ from srcompile.runtime.services.doctor import examine
 from srcompile.runtime.services.health import METRICS
 from srcompile.runtime.services.links import MAY, Links, Visit, Visiting
 from srcompile.runtime.services.party import PartyService
+from srcompile.runtime.services.ranges import Ranges
 from srcompile.runtime.services.service import Service
-from srcompile.runtime.services.state import store_weights
+from srcompile.runtime.services.state import _read_ranges, store_weights
 from srcompile.runtime.services.stockpile import SEED_BYTES
 from srcompile.runtime.spool import Record, Spool
 from tests.support.builds import BUILDS, compiled
@@ -87,6 +88,19 @@ def test_sessions_one_after_the_other_give_what_was_compiled(cluster: Running) -
         with client(cluster.settings) as session:
             for number in range(4):
                 check_inference(session, number)
+
+
+def test_sessions_of_a_pool_leave_one_range_of_used_blocks(tmp_path: Path) -> None:
+    # given sessions one after the other, which give up the blocks of branches they did not take
+    settings = settings_in(tmp_path)
+    with running(settings):
+        for number in range(4):
+            with client(settings) as session:
+                check_inference(session, number)
+    # then what was used or given up is one range at each party
+    for party in (0, 1):
+        (file,) = (settings.state / f"party{party}").glob("deployments/*/used")
+        assert len(Ranges(_read_ranges(file))) == 1
 
 
 def test_weights_are_opened_once_for_all_sessions(tmp_path: Path) -> None:
@@ -595,6 +609,31 @@ def test_a_full_disk_ends_the_session_and_is_named_and_the_service_recovers(
         with client(settings) as again:
             check_inference(again, 1)
         assert "Traceback" not in "".join(map(processes.log, LISTENING))
+
+
+@pytest.mark.parametrize(("role", "name"), [("dealer", "the dealer"), ("party1", "party 1")])
+def test_a_role_without_memory_ends_the_session_and_is_named_and_the_service_goes_on(
+    role: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster, client(settings) as first:
+        check_inference(first, 0)
+        kernels = {"dealer": cluster.dealer, "party1": cluster.parties[1]}[role].kernels
+
+        # given kernels for which there is no memory
+        def none_left(*_: object) -> None:
+            raise MemoryError("std::bad_alloc")
+
+        monkeypatch.setattr(kernels, "prg", none_left)
+        # when an inference needs some, then its session ends, and the client learns why
+        with pytest.raises(ProtocolError, match=f"{name} is out of memory; give it more"):
+            first.infer(POOL.samples[0])
+        monkeypatch.undo()
+        # and the service goes on
+        with client(settings) as again:
+            check_inference(again, 1)
+    assert f"{name} is out of memory" in cluster.logs[role].getvalue()
+    assert "Traceback" not in cluster.log()
 
 
 # -- doctor, health -------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,13 @@ from hypothesis import strategies as st
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.randomness import SETUP_BLOCK
 from srcompile.runtime.services import state
+from srcompile.runtime.services.ranges import Ranges
 from srcompile.runtime.services.state import (
     Journal,
     Numbers,
     Store,
     _read_limit,
+    _read_ranges,
     checked_digest,
     checked_id,
     claim_setup,
@@ -86,6 +91,58 @@ def test_a_mark_that_does_not_fit_on_the_disk_is_none_and_the_next_ones_are_whol
         journal.mark(4)
 
 
+def test_a_file_of_marks_stays_small_while_the_role_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given room for eight entries that could be fewer
+    monkeypatch.setattr(state, "_SPARE", 8)
+    file = tmp_path / "used"
+    journal, most = Journal(file), 0
+    # when many blocks are marked, then the file says so each time, and has few entries
+    for block in range(0, 300, 3):
+        journal.mark(block, block + 1)
+        there = Ranges(_read_ranges(file))
+        assert list(there) == [(0, block + 1)]
+        journal.give_up(block, block + 1, block + 2)
+        most = max(most, file.stat().st_size)
+    assert most <= 12 * ENTRY
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace", "sync_folder"])
+def test_a_file_of_marks_that_cannot_be_made_smaller_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    # given a disk that fails while the file is written anew
+    monkeypatch.setattr(state, "_SPARE", 8)
+    file, synced = tmp_path / "used", list[Path]()
+    journal = Journal(file)
+    sync_folder, write_durably = state.sync_folder, state.write_durably
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def rewritten(target: Path, content: bytes) -> None:
+        with monkeypatch.context() as broken:
+            where = {"fsync": os, "replace": Path, "sync_folder": state}[failing]
+            broken.setattr(where, failing, fails)
+            write_durably(target, content)
+
+    def noted(folder: Path) -> None:
+        synced.append(folder)
+        sync_folder(folder)
+
+    monkeypatch.setattr(state, "write_durably", rewritten)
+    monkeypatch.setattr(state, "sync_folder", noted)
+    # when blocks are marked, then all are there after each, and a new name is made durable before
+    # the next mark returns
+    for block in range(40):
+        journal.mark(block)
+        assert {b for b in range(41) if b in journal} == set(range(block + 1))
+        there = Ranges(_read_ranges(file))
+        assert all(b in there for b in range(block + 1))
+    assert 1 <= len(synced) <= 40 // 8
+
+
 @pytest.mark.parametrize("block", [-1, SETUP_BLOCK])
 def test_a_block_that_does_not_exist_cannot_be_marked(tmp_path: Path, block: int) -> None:
     with pytest.raises(ProtocolError, match="there is no block"):
@@ -122,6 +179,45 @@ def test_a_mark_that_was_cut_off_is_no_mark_and_the_others_stay(
     assert [b for b in range(7) if b in again] == [1, 3]
     again.mark(5)
     assert 5 in Journal(file)
+
+
+@pytest.mark.parametrize("there", range(0, 3 * ENTRY, 4))  # a disk writes whole words at least
+def test_a_mark_of_several_blocks_that_was_cut_off_is_no_mark_of_those_that_are_not_there(
+    tmp_path: Path, there: int
+) -> None:
+    # given a mark of a batch of which the disk has the length, and the first bytes
+    file = tmp_path / "used"
+    journal = Journal(file)
+    journal.mark(1)
+    size = len(file.read_bytes())
+    journal.mark(5, 7, 9)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: size + there] + bytes(3 * ENTRY - there))
+    # then what was marked before is marked, and what is there of the batch
+    again = Journal(file)
+    assert [b for b in range(11) if b in again] == [1, 5, 7, 9][: 1 + there // ENTRY]
+    again.mark(9)
+    assert 9 in Journal(file)
+
+
+def test_zeros_in_front_of_a_mark_are_damage(tmp_path: Path) -> None:
+    file = tmp_path / "used"
+    journal = Journal(file)
+    for block in (1, 3, 5):
+        journal.mark(block)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:ENTRY] + bytes(ENTRY) + whole[2 * ENTRY :])
+    with pytest.raises(ConfigError, match="damaged"):
+        Journal(file)
+
+
+def test_a_mark_whose_checksum_is_zero_is_a_mark(tmp_path: Path) -> None:
+    # given a range whose checksum has no bits
+    last = 0xF2CC0C16
+    assert zlib.crc32(struct.pack(">QQ", 0, last)) == 0
+    (tmp_path / "used").write_bytes(struct.pack(">QQI", 0, last, 0))
+    # when it is the last one in the file, then it is not taken for one that was cut off
+    assert last in Journal(tmp_path / "used")
 
 
 def test_a_damaged_file_of_used_blocks_is_not_guessed_at(tmp_path: Path) -> None:
@@ -213,8 +309,9 @@ def test_what_becomes_part_of_a_path_is_checked(wrong: object) -> None:
 MARKS = """
 import sys
 from pathlib import Path
-from srcompile.runtime.services.state import Journal
-journal = Journal(Path(sys.argv[1]))
+from srcompile.runtime.services import state
+state._SPARE = int(sys.argv[2])
+journal = state.Journal(Path(sys.argv[1]))
 for block in range(100000):
     journal.mark(block)
     sys.stdout.write(f"{block}\\n")
@@ -222,10 +319,13 @@ for block in range(100000):
 """
 
 
-def test_what_was_marked_before_a_kill_is_marked_after_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spare", [3, 1 << 12])
+def test_what_was_marked_before_a_kill_is_marked_after_it(tmp_path: Path, spare: int) -> None:
     # given a process that says each block after marking it, and is killed in between
     process = subprocess.Popen(
-        [sys.executable, "-c", MARKS, str(tmp_path / "used")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", MARKS, str(tmp_path / "used"), str(spare)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     with process.stdout as said:

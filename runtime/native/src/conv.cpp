@@ -47,8 +47,8 @@ void conv(const ConvShape &s, const T *x, const T *w, T *y) {
     const size_t k = in * s.kh * s.kw, pixels = s.out_height * s.out_width;
     const size_t top = static_cast<size_t>(s.padding[0]), left = static_cast<size_t>(s.padding[1]);
     const size_t height = s.height + 2 * top, width = s.width + 2 * left;
-    Scratch<T> padded(top + left ? in * height * width : 0);
-    Workspace<T> filters(s.groups * left_size<T>(out, k));
+    Scratch<T> padded(top + left ? checked_product(checked_product(in, height), width) : 0);
+    Workspace<T> filters(checked_product(s.groups, left_size<T>(out, k)));
     for (size_t g = 0; g < s.groups; g++)
         pack_left(Matrix<T>{w + g * out * k, static_cast<ptrdiff_t>(k), 1}, out, k,
                   filters.get() + g * left_size<T>(out, k));

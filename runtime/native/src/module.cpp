@@ -41,6 +41,20 @@ struct Layout {
     size_t element;  // bytes
 };
 
+// Whether so many windows of a convolution lie within an image, along one axis. The largest numbers
+// are those of kernels/windows.py.
+bool windows_fit(size_t image, size_t kernel, size_t windows, ptrdiff_t stride, ptrdiff_t padding,
+                 ptrdiff_t dilation) {
+    constexpr ptrdiff_t most_spacing = 1 << 16;
+    constexpr size_t most_size = size_t{1} << 32;
+    if (stride < 1 || padding < 0 || dilation < 1) return false;
+    if (std::max({stride, padding, dilation}) > most_spacing) return false;
+    if (kernel < 1 || windows < 1 || std::max({image, kernel, windows}) > most_size) return false;
+    const size_t last = (windows - 1) * static_cast<size_t>(stride) +
+                        (kernel - 1) * static_cast<size_t>(dilation);
+    return last < image + 2 * static_cast<size_t>(padding);
+}
+
 constexpr size_t rows_worth_a_thread = 16;
 constexpr int most_levels = 3;  // of Strassen's method
 
@@ -137,6 +151,9 @@ class Path {
         }
         require(groups >= 1 && w.shape(1) * groups == s.channels && s.outputs % groups == 0);
         require(y.shape(0) == s.batch && y.shape(1) == s.outputs);
+        for (size_t i = 0; i < 2; i++)
+            require(windows_fit(x.shape(2 + i), w.shape(2 + i), y.shape(2 + i), s.stride[i],
+                                s.padding[i], s.dilation[i]));
         nb::gil_scoped_release release;
         conv(s, x.data(), w.data(), y.data());
     }

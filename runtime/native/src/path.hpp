@@ -4,10 +4,12 @@
 // keeps one copy of what is shared, and it must not be one with another path's instructions.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
 #include "kernels.hpp"
+#include "memory.hpp"
 
 namespace SRC_PATH {
 
@@ -37,13 +39,18 @@ inline T smaller(T a, T b) {
 
 inline size_t rounded_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
 
-// Memory for the length of a scope, aligned for vectors, not zeroed. Out of memory ends the
-// process.
+// Returns a · b, if memory can be so large. Throws std::bad_alloc.
+inline size_t checked_product(size_t a, size_t b) {
+    if (b && a > PTRDIFF_MAX / b) out_of_memory();
+    return a * b;
+}
+
+// Memory for the length of a scope, aligned for vectors, not zeroed. Throws std::bad_alloc.
 template <class T>
 class Workspace {
   public:
-    explicit Workspace(size_t count) : raw_(malloc(count * sizeof(T) + 64)) {
-        if (!raw_) abort();
+    explicit Workspace(size_t count) : raw_(malloc(checked_product(count, sizeof(T)) + 64)) {
+        if (!raw_) out_of_memory();
     }
     ~Workspace() { free(raw_); }
     Workspace(const Workspace &) = delete;
@@ -54,14 +61,14 @@ class Workspace {
     void *raw_;
 };
 
-// Zeroed memory for the length of a scope, aligned for vectors. Out of memory ends the process.
+// Zeroed memory for the length of a scope, aligned for vectors. Throws std::bad_alloc.
 template <class T>
 class Scratch {
   public:
     explicit Scratch(size_t count) {
-        size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
+        size_t bytes = (checked_product(count, sizeof(T)) + 127) / 64 * 64;
         raw_ = calloc(bytes + 64, 1);
-        if (!raw_) abort();
+        if (!raw_) out_of_memory();
         data_ = reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(raw_) + 63) / 64 * 64);
     }
     ~Scratch() { free(raw_); }
