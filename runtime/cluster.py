@@ -287,7 +287,7 @@ class LocalCluster:
 
 def _spawn(config: dict[str, Any]) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "srcompile.runtime.node"],
+        [sys.executable, "-P", "-m", "srcompile.runtime.node"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

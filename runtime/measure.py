@@ -732,7 +732,7 @@ def _helper(beside: bool, kernels: Kernels, watch: Watch) -> Iterator[Callable[[
     if not beside:
         yield lambda family: None
         return
-    command = [sys.executable, "-m", "srcompile.runtime.measure", HELPER_FLAG]
+    command = [sys.executable, "-P", "-m", "srcompile.runtime.measure", HELPER_FLAG]
     command += [_choice(kernels), str(watch.each_s), str(watch.most_s), str(watch.cold_bytes)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, text=True, bufsize=1, stdin=pipe, stdout=pipe) as process:
