@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
@@ -16,6 +14,7 @@ from rich.console import Console
 
 from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.cli.progress import RunProgress
+from srcompile.cli.signals import stop_signals
 from srcompile.runtime.client import split_batch
 from srcompile.runtime.errors import ConfigError
 from srcompile.runtime.program import load
@@ -133,11 +132,8 @@ def party(settings: Settings, index: int) -> None:
 
 
 def _serve(service: Service) -> None:
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    with service:
-        ended.wait()
+    with stop_signals() as wait, service:
+        wait()
         service.log.info("stops", reason="a signal")
 
 
