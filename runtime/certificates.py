@@ -43,7 +43,7 @@ def make_certificates(
     """
     names = {role: _names(hosts.get(role) or LOOPBACK_HOSTS) for role in ROLES}
     _make_folder(out)
-    if (out / "ca.key").exists() or (out / "ca.pem").exists():
+    if any(os.path.exists(out / name) for name in ("ca.key", "ca.pem")):
         raise ConfigError(f"{out} holds an authority already; name another folder, or remove it")
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "srcompile authority")])

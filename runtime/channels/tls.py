@@ -165,14 +165,12 @@ def _reason(error: ssl.SSLError) -> str:
 def contexts(folder: Path, role: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return what `role` accepts and makes connections with, from its certificates in `folder`.
 
-    Raises ConfigError, naming the file, if one is missing, damaged, or readable by others.
+    Raises ConfigError, naming the file, if one is missing, damaged, readable by others, or not by
+    this user.
     """
     authority, own, key = folder / "ca.pem", folder / f"{role}.pem", folder / f"{role}.key"
     for file in (authority, own, key):
-        if not file.is_file():
-            raise ConfigError(
-                f"there is no file {file}; `srrun certs init` makes certificates for all roles"
-            )
+        _check_readable(file, role)
     if key.stat().st_mode & 0o077:
         raise ConfigError(f"{key} is readable by others; `chmod 600 {key}` closes it")
     made = []
@@ -196,6 +194,21 @@ def contexts(folder: Path, role: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
             ) from None
         made.append(context)
     return made[0], made[1]
+
+
+def _check_readable(file: Path, role: str) -> None:
+    """Raise ConfigError unless this user may read a file that a role needs."""
+    try:
+        if not file.is_file():
+            raise ConfigError(
+                f"there is no file {file}; `srrun certs init` makes certificates for all roles"
+            )
+        file.open("rb").close()
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read: {error_text(error)}; give it and its folder to the user who "
+            f"runs {NAMES[role]} (chown)"
+        ) from None
 
 
 def valid_until(folder: Path, role: str) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 
 import srcompile
 from srcompile.runtime.channels.link import printable
-from srcompile.runtime.errors import ProtocolError, RunError
+from srcompile.runtime.errors import ConfigError, ProtocolError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.material import material_bytes
 from srcompile.runtime.program import load
@@ -41,6 +41,7 @@ ADVICE = (
     "certificates of both"
 )
 FREE_BYTES = 1 << 30
+OWNER = "give the folder and all that is in it to the role's user"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,12 @@ class Finding:
 def examine(role: str, settings: Settings, digest: str | None = None) -> tuple[Finding, ...]:
     """Return what is found for a role on this machine; `digest` is a program to look for."""
     findings = [_kernels(settings), *_certificates(role, settings)]
+    usable = all(f.good for f in findings if f.what.startswith("certificate"))
     if role in LISTENING:
-        findings += [_state(role, settings), *_stock(role, settings), _port(role, settings)]
-    if all(f.good for f in findings if f.what.startswith("certificate")):
+        findings += [_state(role, settings), *_stock(role, settings)]
+    if role in LISTENING and usable:
+        findings.append(_port(role, settings))
+    if usable:
         findings += _peers(role, settings, digest)
     return tuple(findings)
 
@@ -133,10 +137,8 @@ def _state(role: str, settings: Settings) -> Finding:
     folder = settings.state / role
     existing = _existing(folder)
     if not _writable(existing):
-        return Finding(
-            "state", False, f"{folder} cannot be written", "give the folder to the role's user"
-        )
-    if folder.exists() and folder.stat().st_mode & 0o077:
+        return Finding("state", False, f"{folder} cannot be written", OWNER)
+    if existing == folder and folder.stat().st_mode & 0o077:
         return Finding("state", False, f"{folder} is open to others", f"chmod 700 {folder}")
     free = shutil.disk_usage(existing).free
     found = f"{folder}, {free / 1e9:.1f} GB free"
@@ -150,7 +152,12 @@ def _stock(role: str, settings: Settings) -> Iterator[Finding]:
         return
     folder = settings.state / role
     try:
-        programs = [load(path / "program.srp") for path in deployments_in(folder)]
+        deployments = deployments_in(folder)
+    except ConfigError as error:
+        yield Finding("stock", False, str(error), OWNER)
+        return
+    try:
+        programs = [load(path / "program.srp") for path in deployments]
     except RunError as error:
         yield Finding("stock", False, str(error), "deploy the program again")
         return
@@ -176,12 +183,12 @@ def _stock(role: str, settings: Settings) -> Iterator[Finding]:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that is there."""
-    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    """Return the folder, or the nearest one above it that is there and may be looked at."""
+    return next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
 
 
 def _writable(folder: Path) -> bool:
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _port(role: str, settings: Settings) -> Finding:
@@ -220,12 +227,18 @@ def _peers(role: str, settings: Settings, digest: str | None) -> list[Finding]:
         findings += _state_of(name, state, began, waited)
         deployed[peer] = _deployed(state.get("deployed"))
     if role in LISTENING:
-        deployed[role] = _own_deployments(settings.state / role)
+        try:
+            deployed[role] = _own_deployments(settings.state / role)
+        except ConfigError as error:
+            findings.append(Finding("deployments", False, str(error), OWNER))
     return findings + _deployments(deployed, digest)
 
 
 def _own_deployments(folder: Path) -> Mapping[str, Any]:
-    """Return the deployments in a role's folder by digest."""
+    """Return the deployments in a role's folder by digest.
+
+    Raises ConfigError if this user may not read it.
+    """
     found = {}
     for path in deployments_in(folder):
         try:

@@ -20,7 +20,13 @@ from typing import Any, Self
 
 import srcompile
 from srcompile.runtime.channels.link import LinkChannel
-from srcompile.runtime.errors import OUT_OF_MEMORY, ConfigError, ProtocolError, RunError
+from srcompile.runtime.errors import (
+    OUT_OF_MEMORY,
+    ConfigError,
+    ProtocolError,
+    RunError,
+    error_text,
+)
 from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import MAX_FILE_BYTES, Program, loads
@@ -102,7 +108,8 @@ class Service:
             if isinstance(error, OSError):
                 port = self.settings.health_port
                 raise ConfigError(
-                    f"port {port} of 'health_port' is taken; choose another"
+                    f"port {port} of 'health_port' cannot be had: {error_text(error)}; choose "
+                    "another"
                 ) from None
             raise
         self._acceptor.start()

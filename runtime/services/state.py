@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from srcompile.runtime.arrays import ArrayError, read_archive
-from srcompile.runtime.errors import ConfigError, ProtocolError
+from srcompile.runtime.errors import ConfigError, ProtocolError, error_text
 from srcompile.runtime.kernels import ring_dtype
 from srcompile.runtime.program import Program, dumps, load
 from srcompile.runtime.randomness import SETUP_BLOCK
@@ -385,14 +385,21 @@ class Store:
 
 
 def deployments_in(folder: Path) -> list[Path]:
-    """Return the folders of the deployments in a role's folder, whoever has it."""
-    names = {
-        file.read_text(encoding="ascii", errors="replace")
-        for file in (folder / "current").glob("*")
-        if _DIGEST.fullmatch(file.name)
-    }
-    found = (folder / "deployments" / name for name in sorted(names) if _ID.fullmatch(name))
-    return [path for path in found if path.is_dir()]
+    """Return the folders of the deployments in a role's folder, whoever has it.
+
+    Raises ConfigError if this user may not read it.
+    """
+    current = folder / "current"
+    try:
+        names = {
+            file.read_text(encoding="ascii", errors="replace")
+            for file in (current.iterdir() if current.exists() else ())
+            if _DIGEST.fullmatch(file.name)
+        }
+        found = (folder / "deployments" / name for name in sorted(names) if _ID.fullmatch(name))
+        return [path for path in found if path.is_dir()]
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be read: {error_text(error)}") from None
 
 
 def is_held(folder: Path) -> bool:
