@@ -38,7 +38,8 @@ def make_certificates(
     """Write an authority and a certificate for each role to the folder `out`; return the files.
 
     `hosts` gives the names and addresses of a role; a role without any is reached on loopback only.
-    Certificates of roles are valid for `days`, the authority for five years. Raises ConfigError if
+    Certificates of roles are valid for `days`, the authority for five years, and none is valid for
+    longer than its authority. Raises ConfigError if
     a host is none, or if the folder holds an authority already.
     """
     names = {role: _names(hosts.get(role) or LOOPBACK_HOSTS) for role in ROLES}
@@ -50,7 +51,7 @@ def make_certificates(
     public = key.public_key()
     identifier = x509.SubjectKeyIdentifier.from_public_key(public)
     authority = (
-        _builder(subject, subject, public, AUTHORITY_DAYS)
+        _builder(subject, subject, public, _end(AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(identifier, critical=False)
@@ -68,7 +69,7 @@ def renew_certificates(
     """Replace the certificates and keys of all roles, under the authority in `out`.
 
     A role whose hosts are not given keeps those of its certificate. Raises ConfigError if a host is
-    none, or if the authority or a role's certificate is missing or damaged.
+    none, if the authority or a role's certificate is missing or damaged, or the authority expired.
     """
     authority, key = _authority(out)
     names = {role: _names(hosts.get(role) or hosts_of(out / f"{role}.pem")) for role in ROLES}
@@ -82,7 +83,7 @@ def make_client_certificate(out: Path, name: str, days: int = ROLE_DAYS) -> tupl
 
     It has the client's name, and goes to `out/clients/NAME` with its key and the authority's
     certificate, which is all that this client needs. Raises ConfigError if the name cannot be used,
-    or if the authority is missing or damaged.
+    or if the authority is missing, damaged or expired.
     """
     if not is_name(name):
         raise ConfigError(
@@ -99,7 +100,7 @@ def make_client_certificate(out: Path, name: str, days: int = ROLE_DAYS) -> tupl
 
 
 def _authority(out: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Return the authority in a folder. Raises ConfigError if it is missing or damaged."""
+    """Return the authority in a folder. Raises ConfigError if it is missing, damaged or old."""
     try:
         authority = x509.load_pem_x509_certificate((out / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((out / "ca.key").read_bytes(), None)
@@ -109,6 +110,12 @@ def _authority(out: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
         raise ConfigError(f"{out}/ca.pem or {out}/ca.key is damaged; make new ones") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{out}/ca.key is of another kind; make new ones")
+    last = authority.not_valid_after_utc
+    if last < datetime.datetime.now(datetime.UTC):
+        raise ConfigError(
+            f"{out}/ca.pem expired on {last:%Y-%m-%d}; make a new authority: `srrun certs init` in "
+            "another folder, for all roles"
+        )
     return authority, key
 
 
@@ -127,7 +134,7 @@ def _issue(
     known = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
     alternatives = [x509.UniformResourceIdentifier(role_uri(role)), *names]
     certificate = (
-        _builder(subject, authority.subject, public, days)
+        _builder(subject, authority.subject, public, min(_end(days), authority.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -139,18 +146,21 @@ def _issue(
     return _write(out, role, certificate, key)
 
 
+def _end(days: int) -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, last: datetime.datetime
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _EARLIER)
-        .not_valid_after(now + datetime.timedelta(days=days))
+        .not_valid_before(_end(0) - _EARLIER)
+        .not_valid_after(last)
     )
 
 

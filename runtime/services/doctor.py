@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ ADVICE = (
     "somebody answers there: look at its log, at its address in the settings, and at the "
     "certificates of both"
 )
+ANOTHER = "make a new authority{}: `srrun certs init` in another folder, for all roles"
 FREE_BYTES = 1 << 30
 OWNER = "give the folder and all that is in it to the role's user"
 
@@ -94,8 +95,9 @@ def _certificates(role: str, settings: Settings) -> Iterator[Finding]:
     except RunError as error:
         yield Finding("certificates", False, str(error))
         return
-    for file in (settings.certs / "ca.pem", settings.certs / f"{role}.pem"):
-        yield _dates(file)
+    signer, own = _dates(settings.certs / "ca.pem"), _dates(settings.certs / f"{role}.pem")
+    yield signer
+    yield replace(own, advice=signer.advice) if own.advice and signer.advice else own
     authority = settings.certs / "ca.key"
     if role in LISTENING and authority.exists():
         yield Finding(
@@ -110,24 +112,19 @@ def _dates(file: Path) -> Finding:
     from srcompile.runtime.certificates import describe
 
     what = f"certificate {file.name}"
+    cure = ANOTHER if file.name == "ca.pem" else "make new ones{}: `srrun certs renew`"
     try:
         first, last, _ = describe(file)
     except RunError as error:
-        return Finding(what, False, str(error), "make new ones with `srrun certs renew`")
+        return Finding(what, False, str(error), cure.format(""))
     now = datetime.datetime.now(datetime.UTC)
     if now < first:
         return Finding(what, False, f"valid from {first:%Y-%m-%d %H:%M} UTC on", "set the clock")
     if now > last:
-        return Finding(
-            what, False, f"expired on {last:%Y-%m-%d}", "make new ones with `srrun certs renew`"
-        )
+        return Finding(what, False, f"expired on {last:%Y-%m-%d}", cure.format(""))
     soon = last - now < datetime.timedelta(days=RENEW_DAYS)
-    return Finding(
-        what,
-        True,
-        f"valid until {last:%Y-%m-%d}",
-        "renew it soon: `srrun certs renew`" if soon else "",
-    )
+    advice = cure.format(" soon") if soon else ""
+    return Finding(what, True, f"valid until {last:%Y-%m-%d}", advice)
 
 
 # -- this machine ---------------------------------------------------------------------------------

@@ -687,7 +687,7 @@ def test_doctor_looks_at_dates_versions_and_clocks(
 ) -> None:
     make_certificates(tmp_path, {}, days=20)
     found = doctor._dates(tmp_path / "party0.pem")
-    assert (found.good, found.advice) == (True, "renew it soon: `srrun certs renew`")
+    assert (found.good, found.advice) == (True, "make new ones soon: `srrun certs renew`")
     monkeypatch.setattr(certificates_module, "_EARLIER", timedelta(days=2))
     renew_certificates(tmp_path, {}, days=-1)
     found = doctor._dates(tmp_path / "party0.pem")
@@ -706,6 +706,26 @@ def test_doctor_looks_at_dates_versions_and_clocks(
     assert not version.good
     assert not clock.good
     assert version.advice == f"install version {srcompile.__version__} everywhere"
+
+
+@pytest.mark.parametrize("days", [20, -1])
+def test_doctor_says_that_an_authority_is_not_renewed(
+    days: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given certificates of an authority that expires soon, or has
+    monkeypatch.setattr(certificates_module, "_EARLIER", timedelta(days=2))
+    monkeypatch.setattr(certificates_module, "AUTHORITY_DAYS", days)
+    make_certificates(tmp_path, {})
+    # when the doctor looks at them
+    settings = replace(settings_in(tmp_path), certs=tmp_path)
+    found = {f.what: f for f in examine("party0", settings)}
+    # then another authority would do, and new certificates of this one would not
+    soon = " soon" if days > 0 else ""
+    for what in ("certificate ca.pem", "certificate party0.pem"):
+        assert found[what].good == (days > 0)
+        assert found[what].advice == (
+            f"make a new authority{soon}: `srrun certs init` in another folder, for all roles"
+        )
 
 
 def test_health_and_metrics_count_what_was_done(tmp_path: Path) -> None:

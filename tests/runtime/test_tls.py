@@ -25,6 +25,7 @@ from srcompile.runtime.certificates import (
     describe,
     hosts_of,
     make_certificates,
+    make_client_certificate,
     renew_certificates,
 )
 from srcompile.runtime.channels.link import EndedError, LinkChannel
@@ -530,6 +531,38 @@ def test_an_authority_is_not_overwritten_and_roles_are_renewed_under_it(tmp_path
     assert (tmp_path / "party0.pem").read_bytes() != before[0]
     assert (tmp_path / "ca.pem").read_bytes() == before[1]
     contexts(tmp_path, "party0")
+
+
+def test_no_certificate_outlives_its_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an authority that is valid for less long than certificates usually are
+    monkeypatch.setattr(module, "AUTHORITY_DAYS", 100)
+    make_certificates(tmp_path, {})
+    last = describe(tmp_path / "ca.pem")[1]
+    # when it issues certificates, then they end with it, or before
+    renew_certificates(tmp_path, {"party0": ["localhost"]}, days=5)
+    assert all(describe(tmp_path / f"{role}.pem")[1] < last for role in ROLES)
+    renew_certificates(tmp_path, {})
+    make_client_certificate(tmp_path, "alice")
+    files = [*(tmp_path / f"{role}.pem" for role in ROLES), tmp_path / "clients/alice/client.pem"]
+    assert {describe(file)[1] for file in files} == {last}
+
+
+def test_an_authority_that_has_expired_issues_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AUTHORITY_DAYS", -1)
+    monkeypatch.setattr(module, "_EARLIER", datetime.timedelta(days=2))
+    make_certificates(tmp_path, {})
+    before = (tmp_path / "party0.pem").read_bytes()
+    for issue in (
+        lambda: renew_certificates(tmp_path, {}),
+        lambda: make_client_certificate(tmp_path, "alice"),
+    ):
+        with pytest.raises(ConfigError, match=r"ca\.pem expired on .*; make a new authority: `srr"):
+            issue()
+    assert (tmp_path / "party0.pem").read_bytes() == before
 
 
 def test_renewed_certificates_keep_their_hosts_unless_others_are_given(tmp_path: Path) -> None:
