@@ -53,6 +53,13 @@ def test_the_example_has_every_setting_and_can_be_read() -> None:
     assert given == [f.name for f in fields(Settings)]
 
 
+def test_what_the_containers_are_given_beside_the_recipe_is_never_committed() -> None:
+    folders = set(re.findall(r"- \./(\w+)", (FILES / "compose.yaml").read_text()))
+    assert {"certs", "programs"} <= folders
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {f"/docs/deployment/{folder}/" for folder in folders} <= set(ignored)
+
+
 def test_who_may_come_to_whom_is_as_in_the_code() -> None:
     words = {
         "infer": "an inference session",
