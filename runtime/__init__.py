@@ -16,10 +16,12 @@ if TYPE_CHECKING:
         InputError,
         ProgramError,
         ProtocolError,
+        RangeError,
         RunError,
     )
     from srcompile.runtime.program import Program
     from srcompile.runtime.program import load as load_program
+    from srcompile.runtime.result import ClusterResult
     from srcompile.runtime.services.async_client import AsyncClient
     from srcompile.runtime.services.client import Client, deploy, undeploy
     from srcompile.runtime.services.dealer import DealerService as Dealer
@@ -28,14 +30,15 @@ if TYPE_CHECKING:
     from srcompile.runtime.services.settings import Settings, read_settings
 
 __all__ = [
-    "AsyncClient", "Client", "ConfigError", "Dealer", "InputError", "Log", "Party", "Program",
-    "ProgramError", "ProtocolError", "RunError", "Settings", "deploy", "load_program",
-    "read_settings", "undeploy",
+    "AsyncClient", "Client", "ClusterResult", "ConfigError", "Dealer", "InputError", "Log", "Party",
+    "Program", "ProgramError", "ProtocolError", "RangeError", "RunError", "Settings", "deploy",
+    "load_program", "read_settings", "undeploy",
 ]  # fmt: skip
 
 _HOME = {
     "AsyncClient": ("services.async_client", "AsyncClient"),
     "Client": ("services.client", "Client"),
+    "ClusterResult": ("result", "ClusterResult"),
     "ConfigError": ("errors", "ConfigError"),
     "Dealer": ("services.dealer", "DealerService"),
     "InputError": ("errors", "InputError"),
@@ -44,6 +47,7 @@ _HOME = {
     "Program": ("program", "Program"),
     "ProgramError": ("errors", "ProgramError"),
     "ProtocolError": ("errors", "ProtocolError"),
+    "RangeError": ("errors", "RangeError"),
     "RunError": ("errors", "RunError"),
     "Settings": ("services.settings", "Settings"),
     "deploy": ("services.client", "deploy"),

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,30 +31,11 @@ from srcompile.runtime.node import PARTY_NAMES
 from srcompile.runtime.program import Program, save
 from srcompile.runtime.progress import Progress, Ticker, Watch
 from srcompile.runtime.randomness import Seeded
+from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.stock import default_memory
 from srcompile.runtime.usage import peak_memory
 
 ROLES = ("dealer", "party0", "party1")
-
-
-@dataclass(frozen=True)
-class ClusterResult:
-    """One inference: outputs, route, and what each party counted and took.
-
-    `offline_s` ends when the parties are ready for the input, `dealer_s` is what the dealer worked
-    on the material. `memory` is the peak so far in bytes, by role.
-    """
-
-    outputs: dict[str, Array]
-    route: int | None
-    online_bytes: tuple[int, int]
-    rounds: int
-    online_s: float
-    offline_bytes: tuple[int, int]
-    offline_s: float
-    by_instruction: tuple[Mapping[tuple[int, int], int], Mapping[tuple[int, int], int]]
-    dealer_s: float
-    memory: Mapping[str, int]
 
 
 class LocalCluster:

@@ -27,7 +27,8 @@ from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
 from srcompile.report.terminal import print_report
 from srcompile.report.units import size_text, time_text
-from srcompile.runtime.cluster import ClusterResult, LocalCluster
+from srcompile.runtime.cluster import LocalCluster
+from srcompile.runtime.result import ClusterResult
 
 FOLDER = Path(__file__).parent
 OUT = Path("out")

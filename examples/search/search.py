@@ -25,7 +25,8 @@ from srcompile.cli.common import reports_errors
 from srcompile.cli.compile_progress import shown
 from srcompile.errors import UserError
 from srcompile.report.units import size_text, time_text
-from srcompile.runtime.cluster import ClusterResult, LocalCluster
+from srcompile.runtime.cluster import LocalCluster
+from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.program import Program, load
 
 FOLDER = Path(__file__).parent

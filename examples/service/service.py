@@ -20,9 +20,18 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
-from srcompile.runtime import AsyncClient, Program, Settings, load_program, read_settings
-from srcompile.runtime.cluster import ClusterResult
-from srcompile.runtime.errors import InputError, ProtocolError, RangeError, RunError
+from srcompile.runtime import (
+    AsyncClient,
+    ClusterResult,
+    InputError,
+    Program,
+    ProtocolError,
+    RangeError,
+    RunError,
+    Settings,
+    load_program,
+    read_settings,
+)
 
 SHAPE = (1, 1, 8, 8)
 

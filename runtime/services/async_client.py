@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from srcompile.runtime.client import Array
-from srcompile.runtime.cluster import ClusterResult
 from srcompile.runtime.program import Program
 from srcompile.runtime.progress import Watch
+from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.services.client import Client
 from srcompile.runtime.services.settings import Settings
 

@@ -17,11 +17,11 @@ from srcompile.runtime.client import (
     send_inputs,
     share_weights,
 )
-from srcompile.runtime.cluster import ClusterResult
 from srcompile.runtime.errors import ProgramError, ProtocolError, RangeError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, dumps
 from srcompile.runtime.progress import PHASES, Progress, Watch
+from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.roles import LISTENING, PARTIES
 from srcompile.runtime.services.limits import silence_limit
 from srcompile.runtime.services.links import Links, Visiting

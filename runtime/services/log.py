@@ -19,7 +19,7 @@ from srcompile.runtime.services.settings import LOG_LEVELS
 
 @dataclass(frozen=True)
 class Log:
-    """Writes the events of one role to a stream."""
+    """Writes the events of one role to a stream, or to standard error if there is one."""
 
     role: str
     level: str = "info"
@@ -57,7 +57,9 @@ class Log:
             rest = "".join(f" {name}={_shown(value)}" for name, value in fields.items())
             line = f"{moment} {level} {self.role}: {event}{rest}"
         with self.lock:
-            stream = self.stream or sys.stderr
+            stream: TextIO | None = self.stream or sys.stderr
+            if stream is None:  # pythonw has none, and neither has a process after 2>&-
+                return
             with contextlib.suppress(OSError):  # a full disk loses a line, and nothing else
                 stream.write(line + "\n")  # at once: a kill leaves no line without its end
                 stream.flush()

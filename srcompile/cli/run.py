@@ -16,10 +16,11 @@ from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.cli.progress import RunProgress
 from srcompile.cli.services import COMMANDS
 from srcompile.runtime.client import Array, split_batch
-from srcompile.runtime.cluster import ClusterResult, LocalCluster
+from srcompile.runtime.cluster import LocalCluster
 from srcompile.runtime.errors import ProgramError, RangeError, RunError
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, load
+from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.shares import read_shares
 
 OUT_OF_RANGE = "no output: out of range"
