@@ -15,6 +15,7 @@ from srcompile.cli.calibrate import calibrate
 from srcompile.cli.common import print_json, read_inputs, reports_errors
 from srcompile.cli.progress import RunProgress
 from srcompile.cli.services import COMMANDS
+from srcompile.cli.signals import ends_on_signals
 from srcompile.runtime.client import Array, split_batch
 from srcompile.runtime.cluster import LocalCluster
 from srcompile.runtime.errors import ProgramError, RangeError, RunError
@@ -22,6 +23,7 @@ from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import Program, load
 from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.shares import read_shares
+from srcompile.runtime.stock import MEMORY
 
 OUT_OF_RANGE = "no output: out of range"
 
@@ -56,8 +58,8 @@ for _command in COMMANDS:
     "--memory",
     type=click.IntRange(min=0),
     metavar="MIB",
-    help="Memory of each party for prepared material, 1024 by default, or less beside large "
-    "weights; what is more goes to disk, encrypted.",
+    help=f"Memory of each party for prepared material, {MEMORY[1] >> 20} by default, or less, down "
+    f"to {MEMORY[0] >> 20}, beside large weights; what is more goes to disk, encrypted.",
 )
 @click.option("--spool", metavar="FOLDER", help="Where to put it; a temporary folder otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -81,7 +83,10 @@ def local(
         if weights
         else None
     )
-    with RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress:
+    with (
+        ends_on_signals(),
+        RunProgress(Console(stderr=True), len(batch), quiet=as_json) as progress,
+    ):
         cluster = LocalCluster(
             program,
             shares,

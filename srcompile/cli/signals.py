@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], None]]:
@@ -24,7 +26,7 @@ def stop_signals() -> Iterator[Callable[[], None]]:
         told.setblocking(False)
         signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, _nothing)
         try:
             yield lambda: _wait(heard)
         finally:
@@ -33,3 +35,30 @@ def stop_signals() -> Iterator[Callable[[], None]]:
 
 def _wait(heard: socket.socket) -> None:
     heard.recv(1)
+
+
+@contextmanager
+def ends_on_signals() -> Iterator[None]:
+    """End the block with SystemExit on the first signal of ENDING, and do nothing on the next ones.
+
+    So what the block has opened is closed. The exit code is the shells': 128 and the signal's
+    number. A signal that is ignored already, as after nohup, stays so.
+    """
+    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def end(number: int, _: object) -> None:
+        for later in heard:
+            signal.signal(later, _nothing)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number in heard:
+            if signal.getsignal(number) is end:
+                signal.signal(number, before[number])
+
+
+def _nothing(*_: object) -> None:
+    pass

@@ -16,6 +16,7 @@ from srcompile.cli.progress import RunProgress
 from srcompile.cli.run import main as srrun
 from srcompile.runtime.program import save
 from srcompile.runtime.progress import Progress
+from srcompile.runtime.stock import MEMORY
 from tests.support.builds import BUILDS, compiled
 
 BUILD = BUILDS["deep"]
@@ -55,6 +56,14 @@ def test_outputs_and_bytes_do_not_depend_on_where_material_is(
     # and nothing but the result is printed, and no file is left
     assert result.stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_memory_is_said_in_the_help_and_the_readme() -> None:
+    least, most = (size >> 20 for size in MEMORY)
+    shown = " ".join(CliRunner().invoke(srrun, ["local", "--help"]).stdout.split())
+    assert f"{most} by default, or less, down to {least}, beside large weights" in shown
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"not more than {most} and not less than {least}" in readme
 
 
 def test_memory_and_the_dealers_time_are_reported(files: tuple[Path, Path]) -> None:

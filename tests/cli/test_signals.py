@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from srcompile.runtime.program import save
+from tests.support.builds import BUILDS, compiled
 from tests.support.services import ROOT, SRRUN, free_ports
 
 
@@ -56,3 +59,62 @@ def test_a_service_ends_on_two_signals_shortly_after_each_other(
     assert code == 0
     assert said.count(": stops ") == 1
     assert said.count(": stopped") == 1
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a program, and inputs that take long enough to be interrupted."""
+    folder, build = tmp_path_factory.mktemp("local"), BUILDS["mlp"]
+    save(compiled(build).program, folder / "mlp.srp")
+    np.savez(folder / "input.npz", x=np.repeat(build.samples[0]["x"], 20_000, axis=0))
+    return folder / "mlp.srp", folder / "input.npz"
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGINT,), (signal.SIGHUP, signal.SIGTERM)],
+    ids=lambda numbers: " ".join(n.name for n in numbers),
+)
+def test_a_local_run_that_is_ended_leaves_nothing_behind(
+    numbers: tuple[signal.Signals, ...], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # given a run whose parties work
+    program, inputs = files
+    run = start(tmp_path, "local", program, "--input", inputs, "--spool", tmp_path)
+    children = wait_for_children(run, 3)
+    # when signals come, the second one while the first one is handled
+    for number in numbers:
+        run.send_signal(number)
+    # then it ends with what the first of them says, and its folders and processes are gone
+    said, code = end(run)
+    assert code in {128 + number for number in numbers}
+    assert said == ""
+    assert list(tmp_path.iterdir()) == []
+    for child in children:
+        assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_signal_that_is_ignored_ends_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
+    # given what nohup starts
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = start(tmp_path, "local", files[0], "--input", files[1])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for_children(run, 3)
+    # when the terminal goes away, and somebody ends the run later
+    run.send_signal(signal.SIGHUP)
+    run.send_signal(signal.SIGTERM)
+    # then it is ended by the second signal
+    assert end(run) == ("", 128 + signal.SIGTERM)
+
+
+def wait_for_children(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Return the processes that a process has started, once there are so many."""
+    file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 30
+    while len(found := file.read_text().split()) < count:
+        assert process.poll() is None, end(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
