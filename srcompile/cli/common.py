@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import click
 
 from srcompile.errors import UserError
 from srcompile.runtime.arrays import ArrayError, read_archive
 from srcompile.runtime.client import Array
-from srcompile.runtime.errors import OUT_OF_MEMORY, InputError, RunError
+from srcompile.runtime.errors import OUT_OF_MEMORY, InputError, RunError, error_text
 from srcompile.runtime.program import Program
 
 P = ParamSpec("P")
@@ -27,23 +29,51 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+            _flush()
         except (UserError, RunError) as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
+            _end(str(error))
         except MemoryError:
-            click.echo(f"error: this process {OUT_OF_MEMORY}", err=True)
-            sys.exit(2)
+            _end(f"this process {OUT_OF_MEMORY}")
         except ModuleNotFoundError as error:
             if error.name not in COMPILER_NEEDS:
                 raise
-            click.echo(
-                f"error: compiling needs {error.name}, which is not installed; install srcompile "
-                "with its extra: pip install 'srcompile[compiler]'",
-                err=True,
+            _end(
+                f"compiling needs {error.name}, which is not installed; install srcompile with its "
+                "extra: pip install 'srcompile[compiler]'"
             )
-            sys.exit(2)
+        except BrokenPipeError:  # who reads the output has seen enough: click ends without a word
+            raise
+        except OSError as error:
+            _end(_where(error) + error_text(error))
 
     return wrapped
+
+
+def _end(message: str) -> NoReturn:
+    with suppress(OSError):  # nothing can be said where standard error cannot be written
+        click.echo(f"error: {message}", err=True)
+    sys.exit(2)
+
+
+def _flush() -> None:
+    """Write what standard output still holds. Raises OSError if it cannot be written."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _where(error: OSError) -> str:
+    """Return what an error of the system is about, as far as it can be known.
+
+    If that is standard output, what it holds is dropped, so that nothing fails at the exit.
+    """
+    if error.filename is not None:
+        return f"{error.filename}: "
+    try:
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "the output cannot be written: "
+    return "something could not be read or written: "  # output, too, where nothing is buffered
 
 
 def profile_options(command: Callable[P, None]) -> Callable[P, None]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What ends a command that runs in front of somebody, or in a script of theirs."""
 
 
 @contextmanager
