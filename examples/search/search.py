@@ -26,8 +26,8 @@ from srcompile.cli.compile_progress import shown
 from srcompile.errors import UserError
 from srcompile.report.units import size_text, time_text
 from srcompile.runtime.cluster import LocalCluster
-from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.program import Program, load
+from srcompile.runtime.result import ClusterResult
 
 FOLDER = Path(__file__).parent
 FILES = ("model.py", "search_texts.py", "documents.txt", "samples.txt")

@@ -29,8 +29,8 @@ from srcompile.passes.cost import network as network_named
 from srcompile.report.terminal import print_report
 from srcompile.report.units import size_text, time_text
 from srcompile.runtime.cluster import LocalCluster
-from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.program import Program, load
+from srcompile.runtime.result import ClusterResult
 
 FOLDER = Path(__file__).parent
 FILES = ("model.py", "samples.txt", "pool.json", "pool.safetensors")

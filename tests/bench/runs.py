@@ -12,8 +12,8 @@ from typing import Any
 from srcompile.passes.cost import Cost, LayerCost, Network, network
 from srcompile.passes.machine import Machine
 from srcompile.runtime.cluster import LocalCluster
-from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.program import Program
+from srcompile.runtime.result import ClusterResult
 from srcompile.runtime.roles import PARTIES
 from tests.bench.links import LOOPBACK, Link
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a program and an input for it."""
     path, build = tmp_path_factory.mktemp("full"), BUILDS["mlp"]
     save(compiled(build).program, path / "mlp.srp")
-    np.savez(path / "input.npz", **build.samples[0])
+    np.savez(path / "input.npz", x=build.samples[0]["x"])
     return path
 
 

@@ -78,9 +78,9 @@ def close(path: Path) -> None:
 
 
 CLOSED = {
-    "certs": "certs/ca.pem cannot be read: Permission denied; give it and its folder to the user",
-    "certs/ca.pem": "certs/ca.pem cannot be read: Permission denied; give it and its folder to the",
-    "certs/party0.key": "certs/party0.key cannot be read: Permission denied; give it and its folder",
+    "certs": "certs/ca.pem cannot be read: Permission denied; give it and its folder to",
+    "certs/ca.pem": "certs/ca.pem cannot be read: Permission denied; give it and its folder to",
+    "certs/party0.key": "certs/party0.key cannot be read: Permission denied; give it and its",
     "state/party0": "state/party0 cannot be written",
     "state/party0/current": "state/party0/current cannot be read: Permission denied",
 }

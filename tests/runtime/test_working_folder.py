@@ -30,7 +30,7 @@ SHADOWED = ("json", "platform", "secrets", "socket")
 def test_modules_of_the_working_folder_are_not_run(command: str, tmp_path: Path) -> None:
     # given a folder with modules that have the names of those that the runtime needs
     save(compiled(BUILD).program, tmp_path / "a.srp")
-    np.savez(tmp_path / "a.npz", **BUILD.samples[0])
+    np.savez(tmp_path / "a.npz", x=BUILD.samples[0]["x"])
     for name in SHADOWED:
         (tmp_path / f"{name}.py").write_text("open('taken', 'a').write(__name__ + ' ')\n")
     # when a command that does not look there itself, as srrun does not, starts processes there
