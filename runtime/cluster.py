@@ -138,7 +138,9 @@ class LocalCluster:
                     "running": self._running,
                     "spool": spool,
                 }
+                # one that is not told what it is ends by itself, so none is told before it is known
                 self._processes[role] = _spawn(config)
+                _tell(self._processes[role], config)
         self._leave_link()  # each party has its own end now
         digest = self.program.digest()
         for p in (0, 1):  # one by one, so that the first is closed if the second fails
@@ -266,7 +268,7 @@ class LocalCluster:
 
 
 def _spawn(config: dict[str, Any]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-P", "-m", "srcompile.runtime.node"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -274,7 +276,9 @@ def _spawn(config: dict[str, Any]) -> subprocess.Popen[str]:
         pass_fds=[fd for fd in (config["listener"], config["peer"]) if fd >= 0],
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
+
+
+def _tell(process: subprocess.Popen[str], config: dict[str, Any]) -> None:
     assert process.stdin is not None
     process.stdin.write(json.dumps(config))
     process.stdin.close()
-    return process
