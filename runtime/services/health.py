@@ -1,7 +1,8 @@
 """`/health` and `/metrics` of a service, over HTTP on loopback.
 
-`/health` is JSON, with status 200, or 503 while the service stops. `/metrics` is the text format of
-Prometheus. Neither has anything secret; there is no TLS, so it listens on loopback only.
+`/health` is JSON, with status 200, or 503 if the service stops or takes no visits. `/metrics` is
+the text format of Prometheus. Neither has anything secret; there is no TLS, so it listens on
+loopback only.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Health:
             def do_GET(self) -> None:
                 found = state()
                 if self.path == "/health":
-                    status = 503 if found["stopping"] else 200
+                    status = 200 if found["listening"] and not found["stopping"] else 503
                     self._answer(status, "application/json", json.dumps(found))
                 elif self.path == "/metrics":
                     self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())

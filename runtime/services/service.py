@@ -43,6 +43,7 @@ from srcompile.runtime.services.trace import SessionTrace, trace_file
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _VISITS = 64  # visits at once, beside the sessions
 _POLL_S = 0.2
+_SAY_AGAIN_S = 60.0  # how often the log says that no visits can be taken
 _ENDING_S = 1.0
 _RENEW_S = 1.0  # how often the files of certificates are looked at
 _SAYING_S = 5.0  # how long sessions that are ended have to say why
@@ -176,26 +177,48 @@ class Service:
     # -- visits
 
     def _accept(self) -> None:
-        look = time.monotonic()
+        said, look = -_SAY_AGAIN_S, time.monotonic()
         while not self._ended.is_set():
-            connection = wait_for(self._listening, time.monotonic() + _POLL_S)
             if time.monotonic() >= look:
                 self._renew()
                 look = time.monotonic() + _RENEW_S
-            if connection is None:
+            try:
+                self._take_visit()
+            except (OSError, RuntimeError) as error:  # no descriptor, no memory, no thread is left
+                if time.monotonic() >= said + _SAY_AGAIN_S:
+                    said = time.monotonic()
+                    reason = error_text(error) if isinstance(error, OSError) else error
+                    self.log.warning("cannot take visits now, and goes on trying", reason=reason)
                 self._links.let_go()
-                continue
-            thread = threading.Thread(target=self._visit, args=(connection,), daemon=True)
+                self._ended.wait(_POLL_S)
+
+    def _take_visit(self) -> None:
+        """Serve the next visit on a thread of its own, if one comes soon.
+
+        Raises OSError or RuntimeError if the system has no room for it.
+        """
+        connection = wait_for(self._listening, time.monotonic() + _POLL_S)
+        if connection is None:
+            self._links.let_go()
+            return
+        thread = threading.Thread(target=self._visit, args=(connection,), daemon=True)
+        with self._lock:
+            full = len(self._visits) >= _VISITS + 4 * self.settings.sessions
+            if not full:
+                self._visits.add(thread)
+        if full:
+            self.log.warning("turns a visit away", reason="too many visits at once")
+            self.count(refused_visits=1)
+            connection.close()
+            return
+        try:
+            thread.start()
+        except RuntimeError:
             with self._lock:
-                full = len(self._visits) >= _VISITS + 4 * self.settings.sessions
-                if not full:
-                    self._visits.add(thread)
-            if full:
-                self.log.warning("turns a visit away", reason="too many visits at once")
-                self.count(refused_visits=1)
-                connection.close()
-            else:
-                thread.start()
+                self._visits.discard(thread)
+            self.count(refused_visits=1)
+            connection.close()
+            raise
 
     def _renew(self) -> None:
         """Use renewed certificates; say once if they cannot be used."""
@@ -369,6 +392,7 @@ class Service:
             "free_bytes": shutil.disk_usage(self.settings.state).free,
             "processors": os.cpu_count() or 1,
             "stopping": self.stopping,
+            "listening": self._acceptor.is_alive(),
         }
 
     def count(self, **counts: int) -> None:

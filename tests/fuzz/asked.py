@@ -36,7 +36,7 @@ def _state(role: str) -> dict[str, Any]:
     return {
         "role": role, "version": srcompile.__version__, "time": time.time(), "kernels": "native",
         "sessions": 2, "deployed": {DIGEST: DEPLOYMENT, "ab" * 32: "cd" * 16},
-        "free_bytes": 1 << 40, "processors": 2, "stopping": False,
+        "free_bytes": 1 << 40, "processors": 2, "stopping": False, "listening": True,
     }  # fmt: skip
 
 
@@ -89,7 +89,8 @@ _RESET = struct.pack("ii", 1, 0)  # close a connection without a word
 
 def _open_health(folder: Path, stack: ExitStack) -> Parser:
     (port,) = free_ports(1)
-    health = Health(port, lambda: {"stopping": False, "long": "x" * 100_000}, lambda: "a 1\n")
+    state = {"stopping": False, "listening": True, "long": "x" * 100_000}
+    health = Health(port, lambda: state, lambda: "a 1\n")
     stack.callback(health.close)
     said = stack.enter_context(mock.patch("sys.stderr", io.StringIO()))
 

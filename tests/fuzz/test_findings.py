@@ -345,7 +345,7 @@ def test_a_monitor_that_does_not_wait_for_its_answer_leaves_no_traceback(
     def state() -> dict[str, Any]:
         asked.set()
         gone.wait(10)
-        return {"stopping": False, "text": "x" * 5_000_000}
+        return {"stopping": False, "listening": True, "text": "x" * 5_000_000}
 
     health = Health(port, state, lambda: "")
     # when who asks for it is gone before it comes
