@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srcompile.runtime.channels import Channel
+from srcompile.runtime.channels.tcp import list_json
 from srcompile.runtime.errors import InputError, ProgramError, ProtocolError, RangeError
 from srcompile.runtime.gates import signed
 from srcompile.runtime.isa import VERDICT_BYTES, packed_bytes
@@ -193,6 +194,11 @@ def send_inputs(
 
 
 # -- outputs --------------------------------------------------------------------------------------
+
+
+def report_bytes(program: Program) -> int:
+    """Return what a party's report of an inference may take, with a count for each instruction."""
+    return list_json(sum(1 for _ in program.instructions("online")) + len(program.segments))
 
 
 def receive_outputs(

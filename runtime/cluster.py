@@ -22,6 +22,7 @@ from srcompile.runtime.client import (
     check_weights,
     one_inference,
     receive_outputs,
+    report_bytes,
     send_inputs,
     share_weight,
 )
@@ -64,6 +65,7 @@ class LocalCluster:
         watch: Watch | None = None,
     ) -> None:
         self.program = program.without_weights()
+        self._report_bytes = report_bytes(program)
         self.kernels = load_kernels(kernels)
         if shares is None:
             check_weights(program)
@@ -260,7 +262,7 @@ class LocalCluster:
     def _answer(self, channel: TcpChannel) -> dict[str, Any]:
         """Return the next control message that is not about progress."""
         while True:
-            fields = channel.receive_json()
+            fields = channel.receive_json(self._report_bytes)
             if "progress" not in fields:
                 return fields
             phase, done, total = fields["progress"]

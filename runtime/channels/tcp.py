@@ -23,7 +23,8 @@ from srcompile.runtime.errors import ProtocolError, error_text
 LOOPBACK = "127.0.0.1"
 HEADER = struct.Struct(">II")
 MAX_MESSAGE = (1 << 32) - 1
-MAX_JSON = 1 << 24
+SHORT_JSON = 1 << 12
+"""What a control message may take, unless its receiver expects a long list."""
 TOGETHER = 1 << 16
 """So many bytes of small messages go to the system at once, and come from it."""
 
@@ -78,13 +79,19 @@ class TcpChannel:
         """Send a control message."""
         self.send(json.dumps(fields).encode())
 
-    def receive_json(self) -> dict[str, Any]:
-        """Return the next control message. Raises ProtocolError if it is none."""
+    def receive_json(self, most: int = SHORT_JSON) -> dict[str, Any]:
+        """Return the next control message. Raises ProtocolError if it is none.
+
+        Or if it takes more than `most` bytes; what is parsed takes up to thirty times as many.
+        """
         head = bytearray(HEADER.size)
         self._move([], [memoryview(head)])
         length = self._length(head)
-        if length > MAX_JSON:
-            raise ProtocolError(f"{self.peer} sent a control message of {length} bytes")
+        if length > most:
+            raise ProtocolError(
+                f"{self.peer} sent a control message of {length} bytes, where at most {most} were "
+                "expected"
+            )
         data = bytearray(length)
         self._move([], [memoryview(data)])
         self.traffic.received += length
@@ -243,6 +250,11 @@ class TcpChannel:
             raise ProtocolError(f"{self.peer} sent message {number}, not {self._received}")
         self._received += 1
         return int(length)
+
+
+def list_json(count: int) -> int:
+    """Return what a control message may take that lists `count` things, a few numbers for each."""
+    return SHORT_JSON + 64 * count
 
 
 def _behind(buffers: list[memoryview], count: int) -> list[memoryview]:

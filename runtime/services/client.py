@@ -14,6 +14,7 @@ from srcompile.runtime.client import (
     check_shares,
     one_inference,
     receive_outputs,
+    report_bytes,
     send_inputs,
     share_weights,
 )
@@ -51,7 +52,7 @@ class Client:
         self.setup_bytes = (0, 0)
         self.setup_s = 0.0
         self._links = Links("client", settings)
-        self._digest = program.digest()
+        self._digest, self._report_bytes = program.digest(), report_bytes(program)
         self._channels: list[LinkChannel] = []
         self._traces = trace_file(settings.trace, "client")
         self._trace = SessionTrace(None, "", client=True)
@@ -141,7 +142,7 @@ class Client:
     def _answer(self, channel: LinkChannel) -> dict[str, Any]:
         """Return the next control message that is not about progress."""
         while True:
-            fields = channel.receive_json()
+            fields = channel.receive_json(self._report_bytes)
             if "progress" not in fields:
                 return fields
             try:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcompile.runtime.channels.link import EndedError, LinkChannel
+from srcompile.runtime.channels.tcp import SHORT_JSON
 from srcompile.runtime.channels.tls import (
     HANDSHAKE_S,
     KEY_BYTES,
@@ -58,6 +59,7 @@ MAY: Mapping[tuple[str, str], tuple[str, ...]] = {
 KEPT = ("peer", "material")
 """What a visit may be for whose link is kept for the next one."""
 ENDED = {"ended": True}
+_STATUS_JSON = 1 << 24  # of a role with many deployments
 _WORN_BYTES = KEY_BYTES >> 2  # a link that has carried so much is not kept
 _LATER_S = 10.0  # how much longer than the visitor the other end keeps a link
 _LOOK_S = 0.2
@@ -157,7 +159,7 @@ class Links:
                 {"protocol": PROTOCOL, "role": self.role, "purpose": purpose, **fields}
             )
             channel.wait_at_most(self.settings.timeout)
-            answer = channel.receive_json()
+            answer = channel.receive_json(_STATUS_JSON if purpose == "status" else SHORT_JSON)
             channel.give_up_after(0)
             return answer
         except EndedError:  # it names the peer, and says why

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.channels.tcp import list_json
 from srcompile.runtime.dealing import BLOCK, DEALT, REQUEST, STOP
 from srcompile.runtime.errors import ProtocolError, SpoolError
+from srcompile.runtime.services.settings import MOST_STOCK
 from srcompile.runtime.services.stockpile import SEED_BYTES, Number, Stockpile
 from srcompile.runtime.services.vault import sealed_size
 
@@ -60,7 +62,7 @@ def lead(place: Place, peer: LinkChannel, ended: Callable[[], bool]) -> int:
     """
     stock, fetched = place.stock, 0
     with ExitStack() as links:
-        theirs = peer.receive_json()
+        theirs = peer.receive_json(_most(stock))
         stock.keep_only(_numbers(theirs.get("blocks")))
         peer.send_json({"blocks": stock.blocks()})
         rooms = place.room(), _whole(theirs.get("room"))
@@ -104,7 +106,7 @@ def follow(place: Place, peer: LinkChannel, more: Callable[[], bool]) -> int:
     with ExitStack() as links:
         room, seed = place.room(), stock.seed is not None
         peer.send_json({"blocks": stock.blocks(), "room": room, "seed": seed})
-        stock.keep_only(_numbers(peer.receive_json().get("blocks")))
+        stock.keep_only(_numbers(peer.receive_json(_most(stock)).get("blocks")))
         dealer = None
         while (batch := peer.receive_json().get("fetch")) is not None:
             if dealer is None:
@@ -193,6 +195,11 @@ def _stored(stock: Stockpile, dealer: LinkChannel, segment: int) -> Iterator[int
     except BaseException:
         stock.forget(block, segment)
         raise
+
+
+def _most(stock: Stockpile) -> int:
+    """Return what a list of all blocks that the other party may have takes."""
+    return list_json(MOST_STOCK * len(stock.names))
 
 
 def _numbers(value: Any) -> list[Number]:

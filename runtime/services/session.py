@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from srcompile.runtime.channels.tcp import TcpChannel
+from srcompile.runtime.channels.tcp import TcpChannel, list_json
 from srcompile.runtime.dealing import Offline
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.lockstep import Mark
@@ -151,7 +151,7 @@ class Session:
         """Compare the numbers of the blocks with the peer's; return whether to run together."""
         mine = {"blocks": [[b.block, b.segment] for b in blocks], "together": together}
         self.peer.send_json(mine)
-        theirs = self.peer.receive_json()
+        theirs = self.peer.receive_json(list_json(len(blocks)))
         if theirs.get("blocks") != mine["blocks"]:
             raise ProtocolError(f"{PEERS[self.party.index]} has other blocks from the dealer")
         return together if self.party.index == 0 else theirs.get("together") is True

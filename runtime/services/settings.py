@@ -19,6 +19,8 @@ from srcompile.runtime.roles import LISTENING
 
 PREFIX = "SRCOMPILE_"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MOST_STOCK = 10000
+"""Blocks of a segment that a stock may be asked to have."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 
@@ -199,14 +201,14 @@ class Settings:
     stock_low: int = field(
         default=1,
         metadata=_about(
-            _whole(1, 10000),
+            _whole(1, MOST_STOCK),
             "blocks of each segment below which a party's stock is filled again",
         ),
     )
     stock_high: int = field(
         default=0,
         metadata=_about(
-            _whole(0, 10000),
+            _whole(0, MOST_STOCK),
             "blocks of each segment of each deployment that a party keeps in stock; none if 0",
         ),
     )

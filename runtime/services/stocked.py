@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from srcompile.runtime.channels.link import LinkChannel
+from srcompile.runtime.channels.tcp import list_json
 from srcompile.runtime.dealing import Offline
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.party import Party, Prepared
@@ -64,7 +65,7 @@ class StockedMaterial:
             proposals = self._propose(missing, skipped)
             own = {p[1]: self._prepared(p, offline) for p in proposals}
             self._peer.send_json({"prepared": [[b, status] for b, status in own.items()]})
-            theirs = self._statuses(self._peer.receive_json(), list(own))
+            theirs = self._statuses(self._peer.receive_json(list_json(len(own))), list(own))
             for segment, block, _ in proposals:
                 if self._settle(block, own[block], theirs[block], skipped, offline):
                     missing.remove(segment)
@@ -157,7 +158,8 @@ class StockedMaterial:
 
     def _proposed(self, missing: list[int]) -> list[Proposal]:
         """Return what party 0 proposes to this party. Raises ProtocolError if it does not fit."""
-        while "waiting" in (said := self._peer.receive_json()):
+        most = list_json(len(missing))
+        while "waiting" in (said := self._peer.receive_json(most)):
             self._stock.call()
         if said.get("low") is True:
             self._stock.call()

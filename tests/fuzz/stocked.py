@@ -26,7 +26,7 @@ import numpy as np
 
 from srcompile.runtime.channels import link, local
 from srcompile.runtime.channels.link import LinkChannel
-from srcompile.runtime.client import receive_outputs, send_inputs, share_weights
+from srcompile.runtime.client import receive_outputs, report_bytes, send_inputs, share_weights
 from srcompile.runtime.dealer import Dealer
 from srcompile.runtime.dealing import REQUEST, STOP, send_block
 from srcompile.runtime.errors import ProtocolError
@@ -343,7 +343,7 @@ def _ask(count: int, parties: Sequence[LinkChannel], honest: Callable[[], bool])
         if blocks[0] != blocks[1]:
             raise ProtocolError("the parties use different blocks of material")
         send_inputs(PROGRAM, POOL.samples[0], parties, load_kernels())
-        reports = [party.receive_json() for party in parties]
+        reports = [party.receive_json(report_bytes(PROGRAM)) for party in parties]
         outputs = receive_outputs(PROGRAM, parties, load_kernels())
         if honest():
             assert [report["route"] for report in reports] == [EXPECTED[0]] * 2

@@ -10,16 +10,19 @@ import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from srcompile.runtime.channels.tcp import SHORT_JSON, list_json
+from srcompile.runtime.client import report_bytes
 from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.services.dealer import DealerService
-from srcompile.runtime.services.links import Links
+from srcompile.runtime.services.links import PROTOCOL, Links
 from srcompile.runtime.services.log import Log
-from srcompile.runtime.services.settings import Settings
+from srcompile.runtime.services.settings import MOST_STOCK, Settings
 from tests.runtime.test_kept_links import wait_until
-from tests.support.services import Processes, free_ports, settings_in
+from tests.support.services import PROGRAM, Processes, client, free_ports, running, settings_in
 
 
 def status(settings: Settings, who: str = "owner") -> None:
@@ -94,3 +97,58 @@ def test_a_role_that_takes_no_visits_any_more_says_so_in_its_health(
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
         with caught.value as answer:
             assert (answer.status, json.load(answer)["listening"]) == (503, False)
+
+
+# -- what they may say ----------------------------------------------------------------------------
+
+LONG = {"text": "x" * SHORT_JSON}
+
+
+def greeting(**fields: Any) -> dict[str, Any]:
+    """Return the first words of a client that asks for a status."""
+    return {"protocol": PROTOCOL, "role": "client", "purpose": "status", **fields}
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_visitor_whose_first_words_are_long_is_told_so_before_they_are_read(
+    tmp_path: Path, insecure: bool
+) -> None:
+    settings = settings_in(tmp_path, insecure=insecure)
+    with DealerService(settings, Log("dealer", "error")):
+        # given a client whose first words would take much memory
+        channel = Links("client", settings)._connected("dealer")
+        channel.send_json(greeting(**LONG))
+        # when it waits for an answer, then it is refused
+        with pytest.raises(ProtocolError, match=f"where at most {SHORT_JSON} were expected"):
+            channel.receive_json()
+        channel.close()
+
+
+def test_a_client_whose_command_is_long_ends_its_session(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster:
+        session = client(settings).__enter__()
+        session._channels[1].send_json({"command": "infer", **LONG})
+        with pytest.raises(ProtocolError, match=f"where at most {SHORT_JSON} were expected"):
+            session._channels[1].receive_json()
+        session._close("it is of no use")
+        wait_until(lambda: not any(role._visits for role in cluster.roles))
+
+
+@pytest.mark.parametrize("count", [0, 1000])
+def test_a_list_that_is_expected_fits_into_what_a_message_may_take(count: int) -> None:
+    most = 1 << 64
+    listed = {"blocks": [[most, most, most >> 8]] * count}
+    assert len(json.dumps(listed)) <= list_json(count)
+
+
+def test_all_blocks_of_a_full_stock_are_listed_in_one_message() -> None:
+    numbers = [[(1 << 64) - 1, 99]] * MOST_STOCK
+    assert len(json.dumps({"blocks": numbers, "room": 1 << 60})) <= list_json(MOST_STOCK)
+
+
+def test_a_report_of_an_inference_fits_into_what_is_expected_of_it() -> None:
+    online = [[segment, 1 << 20, 1 << 40] for segment, _ in PROGRAM.instructions("online")]
+    offline = [[segment, 1 << 40] for segment in range(len(PROGRAM.segments))]
+    report = {"online": online, "offline": offline, "memory": 1 << 40}
+    assert len(json.dumps(report)) <= report_bytes(PROGRAM)

@@ -51,9 +51,9 @@ class Watched:
         self._inner, self._party, self._notes = inner, party, notes
         self._mask_is_next = False
 
-    def receive_json(self) -> dict[str, Any]:
+    def receive_json(self, most: int) -> dict[str, Any]:
         """Return the next control message, and note a block."""
-        fields: dict[str, Any] = self._inner.receive_json()
+        fields: dict[str, Any] = self._inner.receive_json(most)
         if "block" in fields:
             self._notes.add(block=[self._party, fields["block"]])
             self._mask_is_next = True
