@@ -47,10 +47,18 @@ class LinkChannel(TcpChannel):
         self.made = time.monotonic()
         self._torn = False  # part of a message is out, so that no other can follow
         self._stopped: str | None = None  # why nobody should go on with it
+        self._end = math.inf  # when the peer must have said all that it is to say
 
     def wait_at_most(self, timeout_s: float) -> None:
         """Take a silence of this length for the peer's end."""
         self._timeout_s = timeout_s
+
+    def say_all_by(self, end: float) -> None:
+        """Break off with a peer that has not said by then (monotonic) what is waited for.
+
+        However many bytes of it come meanwhile. With infinity only silences count.
+        """
+        self._end = end
 
     @property
     def closed(self) -> bool:
@@ -84,7 +92,7 @@ class LinkChannel(TcpChannel):
 
     def fail(self, reason: str) -> None:
         """End the link, and let the peer know why if that is still possible."""
-        self._stopped = None
+        self._stopped, self._end = None, math.inf
         with contextlib.suppress(ProtocolError, OSError):
             if not self._torn:
                 text = reason.encode("utf-8", "replace")[:MAX_REASON]
@@ -132,13 +140,14 @@ class LinkChannel(TcpChannel):
         return super()._framed(parts)
 
     def _events(self) -> list[tuple[int, int]]:
-        end = time.monotonic() + self._timeout_s
-        while True:
+        end, events = time.monotonic() + self._timeout_s, list[tuple[int, int]]()
+        while not events:
             self._check_stopped()
-            left = end - time.monotonic()
-            events = self._poll.poll(1000 * max(0.0, min(left, _LOOK_S)))
-            if events or left <= _LOOK_S:
-                return events
+            left = min(end, self._end) - time.monotonic()
+            if left <= 0:
+                break
+            events = self._poll.poll(1000 * min(left, _LOOK_S))
+        return events
 
     def _write_first(self, buffers: list[memoryview]) -> list[memoryview]:
         try:
@@ -152,6 +161,8 @@ class LinkChannel(TcpChannel):
     def _check_stopped(self) -> None:
         if self._stopped is not None:
             raise ProtocolError(self._stopped)
+        if time.monotonic() >= self._end:
+            raise ProtocolError(f"{self.peer} took too long to say what it wants")
 
     def _write(self, buffers: list[memoryview]) -> list[memoryview]:
         rest = super()._write(buffers)

@@ -13,6 +13,7 @@ certificate that it was made with has expired.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 import threading
@@ -77,6 +78,12 @@ class Visit:
     name: str
     purpose: str
     fields: Mapping[str, Any]
+    admitted: Callable[[], None] = lambda: None
+    """To be called when the visit's session is admitted."""
+
+
+Known = Callable[[str, str], None]
+"""Is told the role and the name of a visitor."""
 
 
 class Links:
@@ -204,24 +211,28 @@ class Links:
             raise
         return channel
 
-    def welcome(self, connection: socket.socket) -> Visit:
+    def welcome(self, connection: socket.socket, known: Known = lambda role, name: None) -> Visit:
         """Return who came on an accepted connection, and what for; the caller answers.
 
-        Raises ProtocolError, after the connection is closed, if it is nobody who may.
+        `known` is told the visitor's role and name as soon as they are known, and may raise
+        ProtocolError. Raises ProtocolError, after the connection is closed, if it is nobody who
+        may, or if handshake and first words take too long together.
         """
-        claimed, name, own = None, "", self.credentials
+        end, own = time.monotonic() + HANDSHAKE_S, self.credentials
         if own is None:
+            tls, claimed = None, None
             channel = LinkChannel(connection, "a visitor", HANDSHAKE_S)
         else:
-            try:
-                tls, claimed = secured(connection, own.server, None)
-                name = name_of(tls)
-            except ProtocolError:
-                connection.close()
-                raise
+            tls, claimed = secured(connection, own.server, None)
             channel = _of(tls, claimed, own)
         try:
-            return self._introduced(channel, claimed, name)
+            name = "" if tls is None else name_of(tls)
+            if claimed is not None:
+                known(claimed, name or NAMES[claimed])
+            visit = self._introduced(channel, claimed, name, end)
+            if claimed is None:
+                known(visit.role, visit.name)
+            return visit
         except ProtocolError as error:
             channel.fail(str(error))
             raise
@@ -239,15 +250,20 @@ class Links:
             if not channel.has_something(wait_s) or self._left(channel) <= 0:
                 return None
             channel.wait_at_most(HANDSHAKE_S)
-            return self._introduced(channel, visit.role, visit.name)
+            end = time.monotonic() + HANDSHAKE_S
+            return self._introduced(channel, visit.role, visit.name, end)
         except EndedError:
             return None
         except ProtocolError as error:
             channel.fail(str(error))
             return None
 
-    def _introduced(self, channel: LinkChannel, certified: str | None, name: str) -> Visit:
+    def _introduced(
+        self, channel: LinkChannel, certified: str | None, name: str, end: float
+    ) -> Visit:
+        channel.say_all_by(end)
         hello = channel.receive_json()
+        channel.say_all_by(math.inf)
         role, purpose = str(hello.get("role")), str(hello.get("purpose"))
         if role not in ROLES:
             raise ProtocolError("there is no such role")
@@ -378,9 +394,13 @@ class Visiting:
             raise ProtocolError("the visit is no longer wanted")
 
 
-def wait_for(listening: socket.socket, until: float) -> socket.socket | None:
-    """Return the next connection, or None if there is none until `until` (monotonic)."""
+def wait_for(listening: socket.socket, until: float) -> tuple[socket.socket, str] | None:
+    """Return the next connection and from which address it is, or None.
+
+    None if there is none until `until` (monotonic). Raises OSError if the system has no room.
+    """
     listening.settimeout(max(0.01, until - time.monotonic()))
     with contextlib.suppress(TimeoutError):
-        return listening.accept()[0]
+        connection, place = listening.accept()
+        return connection, str(place[0])
     return None

@@ -247,6 +247,7 @@ class PartyService(Service):
     def _infer(self, visit: Visit) -> None:
         session, digest = checked_id(visit.fields.get("session")), visit.fields.get("digest")
         with self._session(session, visit.name) as trace:
+            visit.admitted()
             deployment = self._deployment(checked_digest(digest))
             trace.set(program=deployment.digest)
             visit.channel.send_json({"welcome": True})

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import srcompile
@@ -31,6 +31,7 @@ from srcompile.runtime.kernels import Kernels
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.program import MAX_FILE_BYTES, Program, loads
 from srcompile.runtime.roles import NAMES
+from srcompile.runtime.services.entrance import Entrance, Place
 from srcompile.runtime.services.health import Gauge, Health, metrics_text
 from srcompile.runtime.services.histogram import Histogram
 from srcompile.runtime.services.links import KEPT, Links, Visit, Visiting, wait_for
@@ -41,7 +42,6 @@ from srcompile.runtime.services.state import Store, checked_digest, checked_id
 from srcompile.runtime.services.trace import SessionTrace, trace_file
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_VISITS = 64  # visits at once, beside the sessions
 _POLL_S = 0.2
 _SAY_AGAIN_S = 60.0  # how often the log says that no visits can be taken
 _ENDING_S = 1.0
@@ -91,6 +91,7 @@ class Service:
         self._resting: set[LinkChannel] = set()  # whose next visit is waited for
         self._running: dict[str, str] = {}  # session -> whose
         self._visits: set[threading.Thread] = set()
+        self._entrance = Entrance(role, settings.sessions)
         self._acceptor = threading.Thread(target=self._accept, name=f"{role} accepts", daemon=True)
         self.store: Store
         self._health: Health | None = None
@@ -197,27 +198,26 @@ class Service:
 
         Raises OSError or RuntimeError if the system has no room for it.
         """
-        connection = wait_for(self._listening, time.monotonic() + _POLL_S)
-        if connection is None:
+        found = wait_for(self._listening, time.monotonic() + _POLL_S)
+        if found is None:
             self._links.let_go()
             return
-        thread = threading.Thread(target=self._visit, args=(connection,), daemon=True)
-        with self._lock:
-            full = len(self._visits) >= _VISITS + 4 * self.settings.sessions
-            if not full:
-                self._visits.add(thread)
-        if full:
-            self.log.warning("turns a visit away", reason="too many visits at once")
-            self.count(refused_visits=1)
+        connection, address = found
+        try:
+            place = self._entrance.enter(address)
+        except ProtocolError as error:
             connection.close()
+            self._turned_away(error)
             return
+        thread = threading.Thread(target=self._visit, args=(connection, place), daemon=True)
+        with self._lock:
+            self._visits.add(thread)
         try:
             thread.start()
         except RuntimeError:
-            with self._lock:
-                self._visits.discard(thread)
-            self.count(refused_visits=1)
+            self._gone(thread, place)
             connection.close()
+            self.count(refused_visits=1)
             raise
 
     def _renew(self) -> None:
@@ -231,22 +231,29 @@ class Service:
             if self._refused != refused:
                 self.log.warning("goes on with its old certificates", reason=self._refused)
 
-    def _visit(self, connection: socket.socket) -> None:
+    def _visit(self, connection: socket.socket, place: Place) -> None:
         try:
-            self._serve(connection)
+            self._serve(connection, place)
         finally:
-            with self._lock:
-                self._visits.discard(threading.current_thread())
+            self._gone(threading.current_thread(), place)
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _gone(self, thread: threading.Thread, place: Place) -> None:
+        place.leave()
+        with self._lock:
+            self._visits.discard(thread)
+
+    def _turned_away(self, error: ProtocolError | OSError) -> None:
+        self.count(refused_visits=1)
+        self.log.warning("turned a visitor away", reason=error)
+
+    def _serve(self, connection: socket.socket, place: Place) -> None:
         try:
-            visit = self._links.welcome(connection)
+            visit = self._links.welcome(connection, place.known)
         except (ProtocolError, OSError) as error:
-            self.count(refused_visits=1)
-            self.log.warning("turned a visitor away", reason=error)
+            self._turned_away(error)
             return
         with self._holding(visit.channel):
-            next_: Visit | None = visit
+            next_: Visit | None = replace(visit, admitted=place.leave)
             while next_ is not None and self._handled(next_):
                 next_ = self._next_visit(next_)
 

@@ -14,15 +14,28 @@ from typing import Any
 
 import pytest
 
-from srcompile.runtime.channels.tcp import SHORT_JSON, list_json
+from srcompile.runtime.channels import tls as tls_module
+from srcompile.runtime.channels.tcp import HEADER, SHORT_JSON, list_json
 from srcompile.runtime.client import report_bytes
 from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.services import links as links_module
 from srcompile.runtime.services.dealer import DealerService
+from srcompile.runtime.services.entrance import ADDRESS, CLIENT, Entrance, network
 from srcompile.runtime.services.links import PROTOCOL, Links
 from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.settings import MOST_STOCK, Settings
+from tests.runtime.test_batches import named
+from tests.runtime.test_faults import check
 from tests.runtime.test_kept_links import wait_until
-from tests.support.services import PROGRAM, Processes, client, free_ports, running, settings_in
+from tests.support.services import (
+    PROGRAM,
+    Processes,
+    certificates,
+    client,
+    free_ports,
+    running,
+    settings_in,
+)
 
 
 def status(settings: Settings, who: str = "owner") -> None:
@@ -152,3 +165,118 @@ def test_a_report_of_an_inference_fits_into_what_is_expected_of_it() -> None:
     offline = [[segment, 1 << 40] for segment in range(len(PROGRAM.segments))]
     report = {"online": online, "offline": offline, "memory": 1 << 40}
     assert len(json.dumps(report)) <= report_bytes(PROGRAM)
+
+
+# -- how many there may be ------------------------------------------------------------------------
+
+FEW = 17  # places that each one has beside a single session
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_who_says_its_first_words_bit_by_bit_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, insecure: bool
+) -> None:
+    # given a client of which something comes now and then, and never all of it
+    monkeypatch.setattr(links_module, "HANDSHAKE_S", 1.0)
+    settings = settings_in(tmp_path, insecure=insecure)
+    with DealerService(settings, Log("dealer", "error")) as dealer:
+        channel = Links("client", settings)._connected("dealer")
+        channel._socket.send(HEADER.pack(0, 1000))
+
+        def ended() -> bool:
+            channel._socket.send(b"{")
+            return channel.has_something(0.2)
+
+        # when its time is over, then it is told so, and its place is free
+        wait_until(ended)
+        with pytest.raises(ProtocolError, match="took too long to say what it wants"):
+            channel.receive_json()
+        channel.close()
+        wait_until(lambda: not dealer._visits)
+    assert not dealer._entrance._each
+
+
+def test_a_client_that_takes_all_its_places_takes_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "HANDSHAKE_S", 60.0)
+    settings = settings_in(tmp_path, sessions=1)
+    mallory, alice = (named(settings, certificates(), name) for name in ("mallory", "alice"))
+    with running(settings) as cluster:
+        entrance = cluster.parties[0]._entrance
+        # given a client with many connections on which it says nothing
+        silent = [Links("client", mallory)._connected("party0") for _ in range(FEW)]
+        wait_until(lambda: entrance._each == {(CLIENT, "mallory"): FEW})
+        # when it comes once more, then it is refused and told why
+        with pytest.raises(ProtocolError, match=f"party 0 has {FEW} visits of mallory that are"):
+            Links("client", mallory).dial("party0", "status")
+        # and others are served
+        Links("dealer", settings).dial("party0", "status")[0].close()
+        with client(alice) as session:
+            check(session)
+        # and when its connections are gone, so is it
+        for channel in silent:
+            channel.close()
+        wait_until(lambda: not entrance._each[CLIENT, "mallory"])
+        with client(mallory) as session:
+            check(session)
+
+
+def test_sessions_take_no_places_of_their_client(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    with running(settings) as cluster, client(settings) as session:
+        check(session)
+        assert [party._entrance._all[CLIENT] for party in cluster.parties] == [0, 0]
+
+
+def test_an_address_that_takes_all_its_places_takes_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_module, "HANDSHAKE_S", 60.0)
+    settings = settings_in(tmp_path, sessions=1)
+    place = (settings.dealer.host, settings.dealer.port)
+    with DealerService(settings, Log("dealer", "error")) as dealer:
+        # given an address from which many come, and do not say who they are
+        strangers = [socket.create_connection(place) for _ in range(FEW)]
+        wait_until(lambda: dealer._entrance._each == {(ADDRESS, "127.0.0.1"): FEW})
+        # when one more comes from there, then it is turned away, and from elsewhere it is served
+        with pytest.raises(ProtocolError):
+            status(settings)
+        links = Links("owner", settings)
+        connection = socket.create_connection(place, source_address=("127.0.0.2", 0))
+        channel = links._outgoing(connection, "dealer")
+        assert links._asked(channel, "dealer", "status", {}, lambda channel: None)["role"]
+        channel.close()
+        for stranger in strangers:
+            stranger.close()
+        wait_until(lambda: not dealer._visits)
+        status(settings)
+
+
+def test_places_are_counted_for_each_one_and_in_all() -> None:
+    # given a role with two sessions
+    entrance, (each, all_) = Entrance("party0", 2), (18, 68)
+    # when there are many clients, each with some visits, then there is an end
+    places = []
+    for number in range(all_):
+        places.append(entrance.enter(f"10.0.0.{number}"))
+        places[-1].known("client", f"client {number // each}")
+    late = entrance.enter("10.0.1.1")
+    with pytest.raises(ProtocolError, match=f"party 0 has {all_} visits that are not admitted"):
+        late.known("client", "another")
+    # and another role has a place nevertheless, as long as it has not too many
+    late.known("party1", "party 1")
+    # and whose place is free may be followed by another
+    places[0].leave()
+    entrance.enter("10.0.1.1").known("client", "another")
+    # and in the end nothing is left
+    for place in (*places, late):
+        place.leave()
+        place.leave()
+    assert (entrance._each, entrance._all[CLIENT]) == ({(CLIENT, "another"): 1}, 1)
+
+
+def test_an_address_of_ipv6_counts_by_its_network() -> None:
+    assert network("2001:db8:1:2::1") == network("2001:db8:1:2:ffff::9") != network("2001:db8::1")
+    assert network("fe80::1%eth0") == network("fe80::2")
+    assert network("10.0.0.1") == "10.0.0.1"
