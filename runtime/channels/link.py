@@ -77,6 +77,18 @@ class LinkChannel(TcpChannel):
             return True
         return bool(self._ahead or poll.poll(1000 * wait_s))
 
+    def ended(self) -> str | None:
+        """Return why the peer has ended the link, if it has said so and nothing else before.
+
+        Does not wait, and leaves other messages where they are.
+        """
+        if not self._ahead and self.has_something():
+            with contextlib.suppress(ProtocolError):
+                self._read_ahead()
+        if len(self._ahead) < HEADER.size or not self._is_ending(self._ahead[: HEADER.size]):
+            return None
+        return self.reason(_AT_ONCE_S)
+
     def give_up_after(self, seconds: float) -> None:
         """Let the system break the link if nothing is confirmed for so long; 0: its own time."""
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
@@ -175,10 +187,12 @@ class LinkChannel(TcpChannel):
         return _behind(rest + buffers[count:], 0)
 
     def _length(self, head: bytearray | memoryview) -> int:
-        number, length = HEADER.unpack(head)
-        if number == ENDING and self._received & 0xFFFFFFFF != ENDING:
-            self._raise_reason(length)
+        if self._is_ending(head):
+            self._raise_reason(HEADER.unpack(head)[1])
         return super()._length(head)
+
+    def _is_ending(self, head: bytearray | memoryview) -> bool:
+        return HEADER.unpack(head)[0] == ENDING and self._received & 0xFFFFFFFF != ENDING
 
     def _raise_reason(self, length: int) -> NoReturn:
         if length > MAX_REASON:

@@ -109,9 +109,13 @@ class DealerService(Service):
         for channel, seed in zip(channels, deployment.seeds, strict=True):
             channel.send_json({"welcome": True})
             channel.send(seed)
+        wait_s = self.settings.idle + deployment.limit_s
         with deployment.dealer() as dealer:
+            between = True  # two inferences
             while True:
-                channels[0].wait_at_most(self.settings.idle + deployment.limit_s)
+                if between:
+                    self._rest(channels[0], wait_s)
+                channels[0].wait_at_most(wait_s)
                 (segment,) = REQUEST.unpack(channels[0].receive(REQUEST.size))
                 if segment == STOP:
                     return
@@ -126,6 +130,7 @@ class DealerService(Service):
                     sent = send_block(material, channels)
                     trace.set(bytes=sent)
                 self.count(blocks=1, material_bytes=sent)
+                between = segment == 0  # which an inference asks for last
 
 
 class _Deployment:

@@ -112,7 +112,7 @@ class PartyService(Service):
             self._refiller.start()
 
     def stop(self) -> None:
-        """Take no more visits, wait for running sessions up to the setting `drain`, and end."""
+        """Take no more visits, wait for running inferences up to the setting `drain`, and end."""
         self._refiller.stop()
         super().stop()
         self._refiller.join()
@@ -314,11 +314,15 @@ class PartyService(Service):
                 material_bytes=offline.bytes,
             )
 
+        others = [peer.channel] if dealer is None else [peer.channel, dealer]
+
         def wait_for_client(command: bool) -> None:
-            client.wait_at_most(self.settings.idle if command else deployment.limit_s)
             if command:
                 beat()
+                client.wait_at_most(self.settings.idle)
+                self._rest(client, self.settings.idle, *others)
             else:
+                client.wait_at_most(deployment.limit_s)
                 traced.asked()
 
         return Session(

@@ -1,8 +1,8 @@
 """What dealer and parties have in common as services: they serve each visit on a thread.
 
 A visit that fails ends by itself: its links are closed, with the reason if the peer still listens,
-and the service goes on. `stop` lets running sessions end, up to the setting `drain`; the others end
-with an error that says so to all who take part.
+and the service goes on. `stop` lets running inferences end, up to the setting `drain`; their
+sessions, and those between two inferences, end with an error that says so to all who take part.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Service:
         )
 
     def stop(self) -> None:
-        """Take no more visits, wait for running sessions up to the setting `drain`, and end."""
+        """Take no more visits, wait for running inferences up to the setting `drain`, and end."""
         if self._ended.is_set() or self._acceptor.ident is None:
             return
         self._ended.set()
@@ -319,6 +319,24 @@ class Service:
         finally:
             with self._lock:
                 self._open.discard(channel)
+
+    def _rest(self, channel: LinkChannel, wait_s: float, *others: LinkChannel) -> None:
+        """Wait, between two inferences of a session, until a peer says something.
+
+        Raises ProtocolError if it says nothing for so long, or if before that this role is stopped
+        or one of the session's `others` has ended it with a reason.
+        """
+        end = time.monotonic() + wait_s
+        while not channel.has_something():
+            if self.stopping:
+                raise ProtocolError(self.shuts_down)
+            for other in others:
+                said = other.ended()
+                if said is not None:
+                    raise ProtocolError(said)
+            if time.monotonic() >= end:
+                raise ProtocolError(f"{channel.peer} did not answer for {wait_s:.0f} s")
+            channel.has_something(_POLL_S)
 
     def _check_running(self) -> None:
         """Raise ProtocolError if the service has ended its sessions."""

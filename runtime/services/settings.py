@@ -242,7 +242,7 @@ class Settings:
     drain: float = field(
         default=30.0,
         metadata=_about(
-            _seconds(0, 3600), "how long a role that is stopped waits for its sessions"
+            _seconds(0, 3600), "how long a role that is stopped waits for inferences that run"
         ),
     )
     kernels: str = field(
