@@ -539,7 +539,7 @@ class Running:
             self.in_range = False
             return
         if route not in self.routes:
-            raise ProtocolError(f"the route is {route}, which is none of this program's")
+            raise ProtocolError("the route that was opened is none of this program's")
         self.route = route
 
 

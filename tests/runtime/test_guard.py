@@ -17,6 +17,7 @@ from srcompile.runtime.cluster import LocalCluster
 from srcompile.runtime.errors import ProtocolError, RangeError
 from srcompile.runtime.kernels import load
 from srcompile.runtime.local import LocalSession
+from srcompile.runtime.party import Running
 from srcompile.runtime.plain import PlainRunner
 from srcompile.runtime.program import Program
 from tests.support.builds import session
@@ -217,3 +218,13 @@ def test_processes_go_on_after_a_value_out_of_range(cluster: LocalCluster) -> No
     after = cluster.infer(near)
     np.testing.assert_allclose(after.outputs["y"], before.outputs["y"], atol=0.02)
     assert after.online_bytes == before.online_bytes
+
+
+def test_a_route_that_there_is_not_is_an_error_that_does_not_name_it() -> None:
+    # given a run of a program without a guard that has two routes
+    run = Running({}, frozenset({0, 1}), {}, {}, guarded=False, observe=None)
+    # when another index is opened, then it is not said which, and there is no route
+    with pytest.raises(ProtocolError, match="none of this program's") as caught:
+        run.reveal(73)
+    assert "73" not in str(caught.value)
+    assert run.route is None
