@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from srcompile.runtime.client import Array
+from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.program import Program
 from srcompile.runtime.progress import Watch
 from srcompile.runtime.result import ClusterResult
-from srcompile.runtime.services.client import Client
+from srcompile.runtime.services.client import CLOSED, Client
 from srcompile.runtime.services.settings import Settings
 
 T = TypeVar("T")
@@ -61,8 +62,15 @@ class AsyncClient:
             return await self._on_thread(lambda: self._client.infer(inputs))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        """Return what work on the session's thread returns; if cancelled, end the session first."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Return what work on the session's thread returns; if cancelled, end the session first.
+
+        Raises ProtocolError if the session is closed.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            future = loop.run_in_executor(self._thread, work)
+        except RuntimeError:  # its thread takes nothing more
+            raise ProtocolError(CLOSED) from None
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

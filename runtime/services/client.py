@@ -32,6 +32,7 @@ from srcompile.runtime.services.trace import SessionTrace, trace_file
 from srcompile.runtime.usage import peak_memory
 
 REASON_S = 3.0
+CLOSED = "this session is closed; open another one"
 INTERRUPTED = "the client was interrupted"
 
 
@@ -116,7 +117,7 @@ class Client:
         """
         inputs = one_inference(self.program, inputs)
         if not self._channels:
-            raise ProtocolError("this session is closed; open another one")
+            raise ProtocolError(CLOSED)
         with self._closing_on_error(), self._trace.span("inference"):
             return self._infer(inputs)
 

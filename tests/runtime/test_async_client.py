@@ -155,3 +155,23 @@ def test_a_session_that_cannot_open_says_why(cluster: Running) -> None:
 
     with pytest.raises(ProtocolError, match="cannot be reached"):
         asyncio.run(main())
+
+
+def test_a_session_that_is_closed_says_so_to_whoever_asks_or_waits(cluster: Running) -> None:
+    async def main() -> None:
+        # given a session that is closed while tasks wait for their turn
+        async with session(cluster) as client:
+            tasks = [asyncio.create_task(check(client, k)) for k in range(3)]
+            await asyncio.sleep(0)
+        # when they get it, then they have their result, or are told that the session is closed
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(error) for error in ended} <= {type(None), ProtocolError}
+        assert str(ended[-1]) == "this session is closed; open another one"
+        # and so are those who come later
+        with pytest.raises(ProtocolError, match="this session is closed; open another one"):
+            await client.infer(POOL.samples[0])
+        with pytest.raises(ProtocolError, match="this session is closed; open another one"):
+            await client.__aenter__()
+
+    asyncio.run(main())
+    wait_for_no_session(cluster)
