@@ -100,20 +100,13 @@ class Service:
 
     def start(self) -> None:
         """Take the state and the port, and serve. Raises ConfigError if either is taken."""
-        self.store = Store(self.settings.state / self.role, self.settings.deployments)
-        try:
-            self._listening = self._links.listen()
+        with contextlib.ExitStack() as undo:
+            self.store = Store(self.settings.state / self.role, self.settings.deployments)
+            undo.callback(self.store.close)
+            self._listening = undo.enter_context(self._links.listen())
             if self.settings.health_port:
-                self._health = Health(self.settings.health_port, self.state, self.metrics)
-        except (RunError, OSError) as error:
-            self.store.close()
-            if isinstance(error, OSError):
-                port = self.settings.health_port
-                raise ConfigError(
-                    f"port {port} of 'health_port' cannot be had: {error_text(error)}; choose "
-                    "another"
-                ) from None
-            raise
+                self._health = self._watched(self.settings.health_port)
+            undo.pop_all()
         self._acceptor.start()
         self.log.info(
             "listens",
@@ -122,6 +115,15 @@ class Service:
             kernels=self.kernels.name,
             version=srcompile.__version__,
         )
+
+    def _watched(self, port: int) -> Health:
+        """Return what serves health and metrics. Raises ConfigError if the port is taken."""
+        try:
+            return Health(port, self.state, self.metrics)
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} of 'health_port' cannot be had: {error_text(error)}; choose another"
+            ) from None
 
     def stop(self) -> None:
         """Take no more visits, wait for running inferences up to the setting `drain`, and end."""
@@ -264,10 +266,10 @@ class Service:
         except (RunError, OSError, MemoryError) as error:
             reason = self.reason(error)
             found = error if isinstance(error, OSError) else reason
-            self.log.warning("a visit failed", peer=visit.role, reason=found)
+            self.log.warning("a visit failed", **_about(visit), reason=found)
             visit.channel.fail(reason)
         except Exception as error:  # a mistake of ours: it ends this visit, not the service
-            self.log.error("a visit failed", peer=visit.role, reason=type(error).__name__)
+            self.log.error("a visit failed", **_about(visit), reason=type(error).__name__)
             visit.channel.fail(self.reason(error))
             raise
         return not visit.channel.closed
@@ -493,3 +495,13 @@ class Service:
 
     def _retire(self) -> None:
         """Let go of deployments that are no longer any program's."""
+
+
+def _about(visit: Visit) -> dict[str, str]:
+    """Return what a log says of a visit: who, what for, and which session, if it has said so."""
+    about = {"peer": visit.role, "purpose": visit.purpose}
+    if visit.role == "client":
+        about["client"] = visit.name
+    with contextlib.suppress(ProtocolError):
+        about["session"] = checked_id(visit.fields.get("session"))[:8]
+    return about

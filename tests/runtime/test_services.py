@@ -7,6 +7,7 @@ import json
 import resource
 import shutil
 import signal
+import socket
 import threading
 import time
 import urllib.error
@@ -42,10 +43,12 @@ from srcompile.runtime.services.health import METRICS
 from srcompile.runtime.services.links import MAY, Links, Visit, Visiting
 from srcompile.runtime.services.party import PartyService
 from srcompile.runtime.services.ranges import Ranges
-from srcompile.runtime.services.service import Service
+from srcompile.runtime.services.service import Service, _about
 from srcompile.runtime.services.state import _read_ranges, store_weights
 from srcompile.runtime.services.stockpile import SEED_BYTES
 from srcompile.runtime.spool import Record, Spool
+from tests.runtime.test_batches import named
+from tests.runtime.test_kept_links import wait_until
 from tests.support.builds import BUILDS, compiled
 from tests.support.guarded import SMALL, guarded, with_mean
 from tests.support.services import (
@@ -53,6 +56,7 @@ from tests.support.services import (
     PROGRAM,
     Processes,
     Running,
+    certificates,
     client,
     free_ports,
     running,
@@ -547,6 +551,42 @@ def test_a_taken_port_is_named(tmp_path: Path, cluster: Running) -> None:
     place = cluster.settings.party0
     with pytest.raises(ConfigError, match=f"party 0 cannot listen on 127.0.0.1 port {place.port}"):
         PartyService(0, second).start()
+
+
+def test_a_taken_port_for_health_leaves_nothing_open(tmp_path: Path) -> None:
+    # given a role whose port for health is taken
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        service = PartyService(0, settings_in(tmp_path, health_port=port))
+        # when it starts, then that is named, each time
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=f"port {port} of 'health_port' cannot be had"):
+                service.start()
+    # and it starts when the port is free
+    with service:
+        pass
+
+
+def test_what_fails_is_logged_with_its_session_and_client(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    alice = named(settings, certificates(), "alice")
+    with running(settings) as cluster:
+        # given a session of a client that ends with an error
+        session = client(alice).__enter__()
+        check_inference(session, 0)
+        session._close("something is wrong")
+        wait_until(lambda: not any(role._visits for role in cluster.roles))
+        lines = [line for line in cluster.log().splitlines() if "a visit failed" in line]
+        # then each role says which, and a party whose it was
+        assert len(lines) >= 3
+        assert [line for line in lines if f"session={session.session[:8]} " not in line] == []
+        whose = [line for line in lines if "peer=client purpose=infer client=alice " in line]
+        assert len(whose) == 2
+        assert session.session not in cluster.log()
+    # and an identifier that is none is not in the log
+    nothing: Any = None
+    visit = Visit(nothing, "client", "alice", "infer", {"session": "../secret"})
+    assert _about(visit) == {"peer": "client", "purpose": "infer", "client": "alice"}
 
 
 def test_weights_may_be_shares_from_files(tmp_path: Path) -> None:
