@@ -75,7 +75,7 @@ class Proxied:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     """Return a running cluster whose time-outs are short."""
-    settings = settings_in(tmp_path_factory.mktemp("faults"), timeout=2.0)
+    settings = settings_in(tmp_path_factory.mktemp("faults"), timeout=3.0)
     found = Proxied(settings)
     for role in found.roles:
         role.start()
@@ -136,7 +136,7 @@ def test_an_error_between_the_parties_names_peer_round_and_instruction(
 def test_a_fault_while_weights_are_opened_leaves_a_deployment_that_works(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    settings = settings_in(tmp_path_factory.mktemp("opening"), timeout=2.0)
+    settings = settings_in(tmp_path_factory.mktemp("opening"), timeout=3.0)
     found = Proxied(settings)
     for role in found.roles:
         role.start()
