@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -27,6 +27,8 @@ from srcompile.runtime.roles import NAMES, ROLES, is_name, name_uri, role_uri
 
 AUTHORITY_DAYS = 1825
 ROLE_DAYS = 397
+DAMAGED = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What reading a certificate or a key raises that is none, at once or when a field is asked for."""
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 _EARLIER = datetime.timedelta(minutes=10)  # clocks that go a little slow still accept it
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -104,13 +106,13 @@ def _authority(out: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
     try:
         authority = x509.load_pem_x509_certificate((out / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((out / "ca.key").read_bytes(), None)
+        _, last = authority.subject, authority.not_valid_after_utc  # here, since it may be damaged
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; it is needed to issue") from None
-    except ValueError:
+    except DAMAGED:
         raise ConfigError(f"{out}/ca.pem or {out}/ca.key is damaged; make new ones") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{out}/ca.key is of another kind; make new ones")
-    last = authority.not_valid_after_utc
     if last < datetime.datetime.now(datetime.UTC):
         raise ConfigError(
             f"{out}/ca.pem expired on {last:%Y-%m-%d}; make a new authority: `srrun certs init` in "
@@ -230,10 +232,13 @@ def _write_file(file: Path, content: bytes, mode: int) -> None:
 def describe(file: Path) -> tuple[datetime.datetime, datetime.datetime, bytes]:
     """Return a certificate's first and last moment and its key, DER. Raises ConfigError."""
     certificate = _read(file)
-    key = certificate.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return certificate.not_valid_before_utc, certificate.not_valid_after_utc, key
+    try:
+        key = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return certificate.not_valid_before_utc, certificate.not_valid_after_utc, key
+    except DAMAGED:
+        raise ConfigError(f"{file} is damaged; copy it again") from None
 
 
 def hosts_of(file: Path) -> tuple[str, ...]:
@@ -251,7 +256,7 @@ def check_own(folder: Path, role: str, host: str | None = None) -> None:
         raise ConfigError(f"{file} is not the certificate of {NAMES[role]}; copy that")
     try:
         _read(file).verify_directly_issued_by(_read(authority))
-    except (ValueError, TypeError, InvalidSignature):
+    except (*DAMAGED, TypeError, InvalidSignature):
         raise ConfigError(
             f"{file} is of another authority than {authority}; all roles need certificates that "
             "one `srrun certs init` made"
@@ -267,7 +272,7 @@ def check_own(folder: Path, role: str, host: str | None = None) -> None:
 def _alternatives(file: Path) -> x509.SubjectAlternativeName:
     try:
         return _read(file).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except (*DAMAGED, x509.ExtensionNotFound, x509.DuplicateExtension):
         raise ConfigError(f"{file} names no role; make it with `srrun certs init`") from None
 
 
@@ -276,5 +281,5 @@ def _read(file: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    except ValueError:
+    except DAMAGED:
         raise ConfigError(f"{file} is no certificate") from None

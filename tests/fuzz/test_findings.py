@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import random
 import socket
+import ssl
 import struct
 import threading
 import zipfile
@@ -24,6 +26,7 @@ from srcompile.ir.parser import parse_module
 from srcompile.ops import registry
 from srcompile.ops.verifier import verify_text
 from srcompile.runtime.arrays import ArrayError, read_archive, read_array
+from srcompile.runtime.certificates import describe, make_certificates, renew_certificates
 from srcompile.runtime.channels.tcp import HEADER, TcpChannel, admit
 from srcompile.runtime.client import share_weights
 from srcompile.runtime.errors import ConfigError, InputError, ProgramError, ProtocolError
@@ -493,3 +496,35 @@ def test_a_step_that_no_array_has_is_refused() -> None:
     with pytest.raises(IsaError, match="is outside 4"):
         result_type("slice", [whole], {"starts": (0,), "stops": (4,), "steps": (1 << 70,)}, None,
                     "online")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        (bytes.fromhex("a003020102"), bytes.fromhex("a00302016a")),  # the version
+        (bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce740201")),  # kind of key
+        (bytes.fromhex("03420004"), bytes.fromhex("03420005")),  # the key
+    ],
+)
+def test_a_damaged_authority_is_refused(part: bytes, changed: bytes, tmp_path: Path) -> None:
+    make_certificates(tmp_path, {})
+    file = tmp_path / "ca.pem"
+    content = ssl.PEM_cert_to_DER_cert(file.read_text())
+    assert part in content
+    file.write_text(ssl.DER_cert_to_PEM_cert(content.replace(part, changed, 1)))
+    with pytest.raises(ConfigError, match=r"ca\.pem"):
+        describe(file)
+
+
+def test_an_authority_with_a_key_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    make_certificates(tmp_path, {})
+    file = tmp_path / "ca.key"
+    head, *lines, end = file.read_text().splitlines()
+    content = base64.b64decode("".join(lines))
+    other = content.replace(
+        bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce740201")
+    )
+    assert other != content
+    file.write_text("\n".join((head, base64.b64encode(other).decode(), end, "")))
+    with pytest.raises(ConfigError, match=r"ca\.key is damaged"):
+        renew_certificates(tmp_path, {})
