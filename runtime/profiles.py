@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -202,7 +203,7 @@ def _grid(fields: Any, rank: int) -> Grid | None:
 
 def _numbers(values: list[Any]) -> bool:
     return all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < math.inf
+        isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= sys.float_info.max
         for v in values
     )
 

@@ -29,10 +29,17 @@ from srcompile.runtime.arrays import ArrayError, read_archive, read_array
 from srcompile.runtime.certificates import describe, make_certificates, renew_certificates
 from srcompile.runtime.channels.tcp import HEADER, TcpChannel, admit
 from srcompile.runtime.client import share_weights
-from srcompile.runtime.errors import ConfigError, InputError, ProgramError, ProtocolError
+from srcompile.runtime.errors import (
+    ConfigError,
+    InputError,
+    ProfileError,
+    ProgramError,
+    ProtocolError,
+)
 from srcompile.runtime.isa import Attr, IsaError, RingType, result_type
 from srcompile.runtime.kernels import load as load_kernels
 from srcompile.runtime.plain import PlainRunner
+from srcompile.runtime.profiles import BUILT_IN, GRIDS, read_profile
 from srcompile.runtime.program import Constant, Program, dumps, load, loads
 from srcompile.runtime.roles import LISTENING
 from srcompile.runtime.services.batches import Batches, Limits, Member
@@ -528,3 +535,12 @@ def test_an_authority_with_a_key_of_an_unknown_kind_is_refused(tmp_path: Path) -
     file.write_text("\n".join((head, base64.b64encode(other).decode(), end, "")))
     with pytest.raises(ConfigError, match=r"ca\.key is damaged"):
         renew_certificates(tmp_path, {})
+
+
+def test_a_time_that_no_float_holds_is_none_of_a_profile(tmp_path: Path) -> None:
+    fields = json.loads(BUILT_IN.read_text())
+    fields["grids"][next(iter(GRIDS))]["seconds"][0] = 10**400
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(fields))
+    with pytest.raises(ProfileError, match="is damaged in the grid"):
+        read_profile(file)
