@@ -208,8 +208,8 @@ class Service:
         try:
             place = self._entrance.enter(address)
         except ProtocolError as error:
-            connection.close()
             self._turned_away(error)
+            connection.close()
             return
         thread = threading.Thread(target=self._visit, args=(connection, place), daemon=True)
         with self._lock:
@@ -218,8 +218,8 @@ class Service:
             thread.start()
         except RuntimeError:
             self._gone(thread, place)
-            connection.close()
             self.count(refused_visits=1)
+            connection.close()
             raise
 
     def _renew(self) -> None:

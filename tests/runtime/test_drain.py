@@ -17,10 +17,10 @@ from srcompile.runtime.services.links import Links
 from srcompile.runtime.services.session import Session
 from srcompile.runtime.services.state import Journal
 from tests.runtime.test_faults import check
-from tests.runtime.test_kept_links import ask, proxied, wait_until
+from tests.runtime.test_kept_links import ask, proxied
 from tests.runtime.test_meeting import end_of
 from tests.support.proxy import stall
-from tests.support.services import POOL, PROGRAM, Running, client, running, settings_in
+from tests.support.services import POOL, PROGRAM, Running, client, running, settings_in, wait_until
 
 
 def role_of(cluster: Running, role: str) -> Any:

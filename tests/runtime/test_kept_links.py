@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from srcompile.runtime.services.client import deploy
 from srcompile.runtime.services.links import PROTOCOL, Links
 from srcompile.runtime.services.service import Service
 from tests.runtime.test_faults import Proxied, check
-from tests.support.services import PROGRAM, client, running, settings_in
+from tests.support.services import PROGRAM, client, running, settings_in, wait_until
 
 
 @contextmanager
@@ -46,14 +46,6 @@ def between_roles(cluster: Proxied) -> list[int]:
 def resting(roles: tuple[Service, ...]) -> list[int]:
     """Return on how many links each role waits for the next visit."""
     return [len(role._resting) for role in roles]
-
-
-def wait_until(found: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + 30
-    while not found():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def free(roles: tuple[Service, ...]) -> list[int]:

@@ -16,10 +16,10 @@ from srcompile.runtime.errors import ProtocolError
 from srcompile.runtime.services.links import Visit
 from srcompile.runtime.services.meeting import Guest, Meeting
 from tests.runtime.test_faults import check
-from tests.runtime.test_kept_links import ask, between_roles, proxied, wait_until
+from tests.runtime.test_kept_links import ask, between_roles, proxied
 from tests.runtime.test_tls import plain_pair
 from tests.support.proxy import Pipe, Proxy, cut
-from tests.support.services import client
+from tests.support.services import client, wait_until
 
 SESSION = "0" * 32
 SOON_S = 0.5

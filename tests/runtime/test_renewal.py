@@ -21,9 +21,8 @@ from srcompile.runtime.services import service as service_module
 from srcompile.runtime.services.links import PROTOCOL, Links
 from srcompile.runtime.services.settings import Settings
 from tests.runtime.test_faults import check
-from tests.runtime.test_kept_links import wait_until
 from tests.runtime.test_tls import both, connected
-from tests.support.services import client, running, settings_in
+from tests.support.services import client, running, settings_in, wait_until
 
 USES, KEEPS = "uses new certificates", "goes on with its old certificates"
 

@@ -48,7 +48,6 @@ from srcompile.runtime.services.state import _read_ranges, store_weights
 from srcompile.runtime.services.stockpile import SEED_BYTES
 from srcompile.runtime.spool import Record, Spool
 from tests.runtime.test_batches import named
-from tests.runtime.test_kept_links import wait_until
 from tests.support.builds import BUILDS, compiled
 from tests.support.guarded import SMALL, guarded, with_mean
 from tests.support.services import (
@@ -61,6 +60,7 @@ from tests.support.services import (
     free_ports,
     running,
     settings_in,
+    wait_until,
 )
 
 COST = compiled(POOL).cost

@@ -7,7 +7,6 @@ import contextlib
 import json
 import re
 import threading
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from tests.support.services import (
     free_ports,
     running,
     settings_in,
+    wait_until,
 )
 
 SEGMENTS = len(PROGRAM.segments)
@@ -63,13 +63,6 @@ def used(settings: Settings, party: int) -> Journal:
     """Return the marks of a party that does not run."""
     (file,) = (settings.state / f"party{party}").glob("deployments/*/used")
     return Journal(file)
-
-
-def wait_until(true: Any) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def wait_until_full(cluster: Running) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,18 +24,11 @@ from srcompile.runtime.services.settings import Settings
 from srcompile.runtime.services.stockpile import Stockpile
 from srcompile.runtime.services.stocks import Stocks
 from tests.support.builds import BUILDS, compiled
-from tests.support.services import POOL, Running, client, running, settings_in
+from tests.support.services import POOL, Running, client, running, settings_in, wait_until
 from tests.support.stocks import fill, stockpile
 
 SMALL = BUILDS["mlp"]
 OTHER = compiled(SMALL).program
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def ask_other(settings: Settings) -> None:

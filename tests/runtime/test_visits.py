@@ -26,7 +26,6 @@ from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.settings import MOST_STOCK, Settings
 from tests.runtime.test_batches import named
 from tests.runtime.test_faults import check
-from tests.runtime.test_kept_links import wait_until
 from tests.support.services import (
     PROGRAM,
     Processes,
@@ -35,6 +34,7 @@ from tests.support.services import (
     free_ports,
     running,
     settings_in,
+    wait_until,
 )
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -92,6 +92,14 @@ def running(settings: Settings, *, deployed: bool = True) -> Iterator[Running]:
 def client(settings: Settings) -> Client:
     """Return a client of the pool, not yet connected; it has no weights."""
     return Client(PROGRAM.without_weights(), settings)
+
+
+def wait_until(found: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + 30
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 # -- processes ------------------------------------------------------------------------------------
