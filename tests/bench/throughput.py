@@ -56,7 +56,7 @@ class Turn:
 
     seconds: float
     took: tuple[float, ...]
-    right: float
+    accuracy: float
     cpu: dict[str, float]
 
     @property
@@ -90,8 +90,8 @@ class Cluster:
         cpu = {r: _cpu_s(p.pid) - before[r] for r, p in self.services.processes.items()}
         took = [s for one in found for s in one["took"]]
         classes = [pair for one in found for pair in one["classes"]]
-        right = sum(labels[row] == got for row, got in classes) / len(classes)
-        return Turn(seconds, tuple(took), right, cpu)
+        accuracy = sum(labels[row] == got for row, got in classes) / len(classes)
+        return Turn(seconds, tuple(took), accuracy, cpu)
 
 
 @contextlib.contextmanager
@@ -172,7 +172,7 @@ def summary(turns: Sequence[Turn], ones: Sequence[Turn]) -> dict[str, Any]:
             * statistics.median(t.cpu[role] / n for t, n in zip(turns, inferences, strict=True))
             for role in LISTENING
         },
-        "right": statistics.median(t.right for t in turns),
+        "accuracy": statistics.median(t.accuracy for t in turns),
     }
 
 
@@ -241,13 +241,13 @@ def print_figures(figures: dict[str, Any]) -> None:
     head = ("clients", "inferences/s", "x one", "p50 ms", "p90 ms", "p99 ms")
     roles = tuple(f"{role} CPU ms" for role in LISTENING)
     for name, rows in figures["variants"].items():
-        print(f"\n{name}\n\n| " + " | ".join((*head, *roles, "right")) + " |")
+        print(f"\n{name}\n\n| " + " | ".join((*head, *roles, "accuracy")) + " |")
         print("|" + "---|" * (len(head) + len(roles) + 1))
         for n, row in rows.items():
             cells = [str(n), f"{row['rate']:.1f}", f"{row['against_one']:.2f}"]
             cells += [f"{v:.1f}" for v in row["ms"].values()]
             cells += [f"{v:.2f}" for v in row["cpu_ms"].values()]
-            print("| " + " | ".join((*cells, f"{row['right']:.3f}")) + " |")
+            print("| " + " | ".join((*cells, f"{row['accuracy']:.3f}")) + " |")
     for name, rows in figures["ratios"].items():
         print(f"\ndefault to {name}\n\n| clients | inferences/s | p50 | p90 | p99 | CPU |")
         print("|---|---|---|---|---|---|")

@@ -777,6 +777,7 @@ def test_health_and_metrics_count_what_was_done(tmp_path: Path) -> None:
         with client(settings) as session:
             check_inference(session, 0)
             check_inference(session, 1)
+            wait_until(lambda: watched.counts.inferences == 2)  # the client has its result before
             base = f"http://127.0.0.1:{port}"
             with urllib.request.urlopen(f"{base}/health") as answer:
                 state = json.load(answer)

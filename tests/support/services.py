@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import cache
+from itertools import count, islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -43,11 +44,32 @@ def certificates() -> Path:
     return folder
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listened on a moment ago."""
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [s.getsockname()[1] for s in found]
+def _ports() -> Iterator[int]:
+    """Yield ports of this worker of pytest's, none of which the system gives away by itself.
+
+    A port that was free a moment ago, but is one of those that outgoing connections get, may be
+    taken when a role is to listen on it, or to listen on it again.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + worker % 10 * 2_000
+    start = int.from_bytes(os.urandom(2))
+    yield from (first + (start + step) % 2_000 for step in count())
+
+
+_PORTS = _ports()
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_ports(many: int) -> list[int]:
+    """Return ports that nothing listened on a moment ago, and that no other test gets."""
+    return list(islice(filter(_is_free, _PORTS), many))
 
 
 def settings_in(folder: Path, **given: Any) -> Settings:
@@ -95,8 +117,8 @@ def client(settings: Settings) -> Client:
 
 
 def wait_until(found: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + 30
+    """Wait until something is so; a loaded machine may take its time."""
+    end = time.monotonic() + 120
     while not found():
         assert time.monotonic() < end
         time.sleep(0.01)
