@@ -48,6 +48,8 @@ def folder() -> Iterator[Path]:
     (path / "certs").chmod(0o755)
     for file in (path / "certs").iterdir():
         give(file)
+    (path / "state").mkdir()
+    (path / "state").chmod(0o755)
     for role in ("dealer", "party0"):
         (path / "state" / role / "current").mkdir(parents=True)
         for made in (path / "state" / role, path / "state" / role / "current"):

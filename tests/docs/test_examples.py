@@ -10,8 +10,10 @@ from srcompile.ir.parser import parse_module
 from srcompile.ops import registry
 from srcompile.ops.verifier import verify_text
 from srcompile.runtime.isa import INSTRUCTIONS
+from srcompile.runtime.roles import LISTENING
 from tests.docs import tables
 from tests.docs.documents import NOT_RUN, PARSED, blocks, documents, name_of
+from tests.support.services import free_ports
 
 PYTHON = [d for d in documents() if any(b.language == "python" for b in blocks(d))]
 
@@ -21,6 +23,8 @@ def test_python_blocks_of_a_document_run_one_after_the_other(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for role, port in zip(LISTENING, free_ports(3), strict=True):  # not those everybody has
+        monkeypatch.setenv(f"SRCOMPILE_{role.upper()}", f"127.0.0.1:{port}")
     names: dict[str, object] = {"__name__": "documented"}
     for block in blocks(document):
         if block.language == "python" and block.before != NOT_RUN:

@@ -8,9 +8,13 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from traitlets.config import Config
+
+from tests.support.services import free_ports
 
 read: Any = nbformat.read  # it has no types
 
+PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 FILE = Path(__file__).parents[2] / "examples" / "notebook" / "digits.ipynb"
 
 
@@ -27,7 +31,11 @@ def test_the_notebook_runs_and_the_parties_agree_with_the_model() -> None:
     notebook = read(FILE, as_version=4)
     # when all of it is run in its folder
     NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(FILE.parent)}}
+        notebook,
+        timeout=300,
+        iopub_timeout=60,
+        config=Config(AsyncKernelManager=dict(zip(PORTS, free_ports(5), strict=True))),
+        resources={"metadata": {"path": str(FILE.parent)}},
     ).execute()
     # then it prints the report, and each digit is what the model says
     printed = "".join(

@@ -301,6 +301,8 @@ def test_a_session_that_party_0_names_in_two_batches_ends_with_an_error() -> Non
     batches = Batches(1, lambda blocks: None, 1.0, Limits(2, 1, 0.0, 10))
     with linked(random.Random(1), ("party 0", "party 1")) as link:
         first, second = link.ends
+        for end in link.ends:
+            end.wait_at_most(30.0)
         nothing: Any = None
         follower = Member("b", "a client", nothing, second, nothing, ())
 

@@ -22,7 +22,7 @@ from srcompile.runtime.errors import ProtocolError, RunError
 from srcompile.runtime.isa import packed_bytes
 from srcompile.runtime.program import dumps
 from srcompile.runtime.roles import LISTENING, PARTIES, ROLES
-from srcompile.runtime.services.client import Client, deploy
+from srcompile.runtime.services.client import Client
 from srcompile.runtime.services.links import MAY, PROTOCOL, Links
 from srcompile.runtime.services.settings import Settings, read_settings
 from tests.fuzz.harness import Parser, Target
@@ -159,8 +159,9 @@ def _conversation(rng: random.Random, deployment: str) -> tuple[str, list[bytes]
 
 def _open_visits(folder: Path, stack: ExitStack) -> Parser:
     settings = insecure(folder, timeout=0.2, idle=0.2, drain=0.1, sessions=4)
+    with running(replace(settings, timeout=60.0, idle=60.0)):
+        pass  # the program is deployed; the rest of the time-outs is for visitors who stall
     cluster = stack.enter_context(running(settings, deployed=False))
-    deploy(PROGRAM, replace(settings, timeout=60.0))
     deployment = cluster.dealer.store.current(DIGEST) or ""
 
     def parse(rng: random.Random) -> None:

@@ -23,6 +23,7 @@ from srcompile.runtime.client import send_inputs
 from srcompile.runtime.errors import ConfigError, ProtocolError
 from srcompile.runtime.lockstep import run_together
 from srcompile.runtime.services import batches as module
+from srcompile.runtime.services import material
 from srcompile.runtime.services.batches import Batches, Limits, Member, _sessions
 from srcompile.runtime.services.client import Client
 from srcompile.runtime.services.memory import session_bytes
@@ -239,9 +240,9 @@ def test_an_error_between_the_parties_ends_all_sessions_of_its_batch_and_no_othe
 
 ROUNDS = COST.total(0).rounds
 SLOW: dict[str, tuple[dict[str, Any], float, float]] = {  # settings, seconds a round, a pause
-    "its inferences wait": ({"batch": 8, "batch_wait": 3.0}, 0.0, 0.0),
-    "its batches take long": ({"batch": 8, "batch_wait": 0.001}, 3.0 / ROUNDS, 0.0),
-    "its client takes long after an inference": ({"batch": 1}, 1.5 / ROUNDS, 1.5),
+    "its inferences wait": ({"batch": 8, "batch_wait": 3.5}, 0.0, 0.0),
+    "its batches take long": ({"batch": 8, "batch_wait": 0.001}, 3.5 / ROUNDS, 0.0),
+    "its client takes long after an inference": ({"batch": 1}, 3.0 / ROUNDS, 1.0),
 }
 
 
@@ -261,10 +262,12 @@ def test_the_dealer_waits_for_a_session_as_long_as_its_parties_and_its_client_do
         with client(settings):
             pass  # the weights are opened
         monkeypatch.setattr(LinkChannel, "exchange", slow)
-        # given a dealer that takes a session for dead after a silence of two seconds
-        cluster.dealer.settings = replace(settings, idle=1.0)
+        # given a dealer that takes a session for dead after a silence of three seconds
+        for waiting in (module, material):
+            monkeypatch.setattr(waiting, "BEAT_S", 0.1)
+        cluster.dealer.settings = replace(settings, idle=1.5)
         ((digest, name),) = cluster.dealer.store.deployed().items()
-        cluster.dealer._deployment(name, digest).limit_s = 1.0
+        cluster.dealer._deployment(name, digest).limit_s = 1.5
         with client(settings) as session:
             # when more than that lies between what two inferences ask of it
             check(session, 0)
@@ -384,6 +387,7 @@ def test_a_session_that_does_not_fit_into_memory_is_refused_until_another_ends(
             check(first, 0)
             with pytest.raises(ProtocolError, match="that the setting 'session_memory' allows"):
                 client(settings).__enter__()
+        until(lambda: not any(party.state()["sessions"] for party in cluster.parties))
         with client(settings) as second:
             check(second, 1)
         until(lambda: not any(party.state()["sessions"] for party in cluster.parties))

@@ -75,7 +75,7 @@ class Proxied:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     """Return a running cluster whose time-outs are short."""
-    settings = settings_in(tmp_path_factory.mktemp("faults"), timeout=3.0)
+    settings = settings_in(tmp_path_factory.mktemp("faults"), timeout=5.0)
     found = Proxied(settings)
     for role in found.roles:
         role.start()
@@ -100,6 +100,7 @@ def test_a_fault_ends_its_session_and_no_other(cluster: Proxied, link: Link, fau
     proxy = cluster.proxies[link.dialler, link.listener]
     with client(cluster.client) as bystander:
         # given two sessions, on one of whose links something happens during an inference
+        proxy.watch()
         victim = client(cluster.client).__enter__()
         check(victim)
         proxy.arm(FAULTS[fault], back=link.back)
@@ -123,10 +124,11 @@ def test_a_fault_ends_its_session_and_no_other(cluster: Proxied, link: Link, fau
 def test_an_error_between_the_parties_names_peer_round_and_instruction(
     cluster: Proxied, fault: str
 ) -> None:
+    proxy = cluster.proxies["party1", "party0"]
+    proxy.watch()
     victim = client(cluster.client).__enter__()
     check(victim)
     # given a fault on the first round's message, the second one that party 0 sends
-    proxy = cluster.proxies["party1", "party0"]
     proxy.arm(after(1, FAULTS[fault]), back=True)
     with pytest.raises(ProtocolError) as caught:
         victim.infer(POOL.samples[0])
@@ -136,7 +138,7 @@ def test_an_error_between_the_parties_names_peer_round_and_instruction(
 def test_a_fault_while_weights_are_opened_leaves_a_deployment_that_works(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    settings = settings_in(tmp_path_factory.mktemp("opening"), timeout=3.0)
+    settings = settings_in(tmp_path_factory.mktemp("opening"), timeout=5.0)
     found = Proxied(settings)
     for role in found.roles:
         role.start()

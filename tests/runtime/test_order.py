@@ -41,9 +41,9 @@ def test_blocks_and_seeds_are_marked_before_what_depends_on_them(
 
     def noted_offer(self: LinkChannel, fields: Any) -> None:
         if "block" in fields:
-            block = fields["block"]
-            marks = sum((what, number) == ("mark", block) for what, _, number in events)
-            offers = sum((what, number) == ("offer", block) for what, _, number in events)
+            block, before = fields["block"], list(events)  # at one moment
+            marks = sum((what, number) == ("mark", block) for what, _, number in before)
+            offers = sum((what, number) == ("offer", block) for what, _, number in before)
             assert marks > offers  # one party offers it before the other, each after its mark
             events.append(("offer", "", block))
         send_json(self, fields)

@@ -555,9 +555,9 @@ def test_a_taken_port_is_named(tmp_path: Path, cluster: Running) -> None:
 
 def test_a_taken_port_for_health_leaves_nothing_open(tmp_path: Path) -> None:
     # given a role whose port for health is taken
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        service = PartyService(0, settings_in(tmp_path, health_port=port))
+    (port,) = free_ports(1)
+    service = PartyService(0, settings_in(tmp_path, health_port=port))
+    with socket.create_server(("127.0.0.1", port)):
         # when it starts, then that is named, each time
         for _ in range(2):
             with pytest.raises(ConfigError, match=f"port {port} of 'health_port' cannot be had"):

@@ -45,13 +45,18 @@ class Found:
         return getattr(value, str(value.WhichOneof("value")))
 
 
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a file that are written to their ends."""
+    return file.read_text().rpartition("\n")[0].splitlines()
+
+
 def read(file: Path) -> list[Found]:
     """Return the spans of a file, each line read with the parser of OTLP's own definition.
 
     It takes identifiers for base64, as all bytes in protobuf's JSON; in OTLP/JSON they are hex.
     """
     found = []
-    for line in file.read_text().splitlines():
+    for line in lines_of(file):
         data = json_format.Parse(line, TracesData())
         for resource in data.resource_spans:
             (role,) = (a.value.string_value for a in resource.resource.attributes
@@ -137,7 +142,8 @@ def test_every_line_is_one_export_with_numbers_as_otlp_wants_them(
     settings, file = traced
     with client(settings) as opened:
         opened.infer(POOL.samples[0])
-    for line in file.read_text().splitlines():
+    _wait_for_sessions(file, opened.session)
+    for line in lines_of(file):
         (resource,) = json.loads(line)["resourceSpans"]
         (scope,) = resource["scopeSpans"]
         (span,) = scope["spans"]

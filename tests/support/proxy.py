@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 HEADER = 5  # bytes of a record's header: type, version, length
@@ -17,7 +16,7 @@ Fault = Callable[["Pipe", bytes], None]
 
 
 class Proxy:
-    """Forwards connections to `port`. `arm` lets a fault happen to the one that was used last."""
+    """Forwards connections to `port`. `arm` lets a fault happen to the one that is used most."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -46,9 +45,15 @@ class Proxy:
             for pipe in pair:
                 pipe.start()
 
+    def watch(self) -> None:
+        """Count from now on which connection is used most; another one may still say its last."""
+        for pair in self._pipes:
+            for pipe in pair:
+                pipe.before = pipe.seen
+
     def arm(self, fault: Fault, *, back: bool) -> None:
-        """Let a fault happen to the next record in one direction of the connection used last."""
-        pair = max(self._pipes, key=lambda pair: max(pipe.used for pipe in pair))
+        """Let a fault happen to the next record in one direction of the connection used most."""
+        pair = max(self._pipes, key=lambda pair: sum(pipe.seen - pipe.before for pipe in pair))
         self._armed = pair[back]
         self._armed.fault = fault
 
@@ -98,14 +103,14 @@ class Pipe(threading.Thread):
         super().__init__(daemon=True)
         self.source, self.sink = source, sink
         self.fault: Fault | None = None
-        self.used = 0.0  # when its last record came, on the monotonic clock
+        self.seen, self.before = 0, 0  # its records, and those when `watch` was called
         self.records = self._records()
 
     def run(self) -> None:
         """Forward records until one side has closed."""
         with contextlib.suppress(OSError):
             for record in self.records:
-                self.used = time.monotonic()
+                self.seen += 1
                 fault, self.fault = self.fault, None
                 if fault is None:
                     self.sink.sendall(record)
