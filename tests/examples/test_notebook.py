@@ -29,12 +29,13 @@ def test_the_notebook_is_stored_without_outputs() -> None:
 def test_the_notebook_runs_and_the_parties_agree_with_the_model() -> None:
     # given the notebook
     notebook = read(FILE, as_version=4)
+    ports = dict(zip(PORTS, free_ports(5), strict=True))
     # when all of it is run in its folder
     NotebookClient(
         notebook,
         timeout=300,
         iopub_timeout=60,
-        config=Config(AsyncKernelManager=dict(zip(PORTS, free_ports(5), strict=True))),
+        config=Config(AsyncKernelManager={**ports, "cache_ports": False}),
         resources={"metadata": {"path": str(FILE.parent)}},
     ).execute()
     # then it prints the report, and each digit is what the model says
