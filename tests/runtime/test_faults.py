@@ -15,6 +15,7 @@ import pytest
 from srcompile.ops import registry
 from srcompile.ops.interpreter import evaluate
 from srcompile.runtime.errors import ProtocolError
+from srcompile.runtime.services import client as client_module
 from srcompile.runtime.services.client import Client, deploy
 from srcompile.runtime.services.dealer import DealerService
 from srcompile.runtime.services.log import Log
@@ -96,7 +97,10 @@ def check(session: Client) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("link", LINKS, ids=str)
-def test_a_fault_ends_its_session_and_no_other(cluster: Proxied, link: Link, fault: str) -> None:
+def test_a_fault_ends_its_session_and_no_other(
+    cluster: Proxied, link: Link, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "REASON_S", 0.5)  # some faults have no better reason
     proxy = cluster.proxies[link.dialler, link.listener]
     with client(cluster.client) as bystander:
         # given two sessions, on one of whose links something happens during an inference
@@ -138,7 +142,7 @@ def test_an_error_between_the_parties_names_peer_round_and_instruction(
 def test_a_fault_while_weights_are_opened_leaves_a_deployment_that_works(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    settings = settings_in(tmp_path_factory.mktemp("opening"), timeout=5.0)
+    settings = settings_in(tmp_path_factory.mktemp("opening"), timeout=3.0)
     found = Proxied(settings)
     for role in found.roles:
         role.start()
