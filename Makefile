@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python examples/sentiment/classify.py --demo
 
+# A worker more than two cores have: many tests wait for other processes, or for a time-out.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 lint: $(READY)
 	$(BIN)/ruff format --check srcompile passes runtime examples tests
