@@ -152,14 +152,16 @@ class LinkChannel(TcpChannel):
         return super()._framed(parts)
 
     def _events(self) -> list[tuple[int, int]]:
-        end, events = time.monotonic() + self._timeout_s, list[tuple[int, int]]()
-        while not events:
+        self._check_stopped()
+        now = time.monotonic()
+        end = min(now + self._timeout_s, self._end)
+        while now < end:
+            events = self._poll.poll(1000 * min(end - now, _LOOK_S))
+            if events:
+                return events
             self._check_stopped()
-            left = min(end, self._end) - time.monotonic()
-            if left <= 0:
-                break
-            events = self._poll.poll(1000 * min(left, _LOOK_S))
-        return events
+            now = time.monotonic()
+        return []
 
     def _write_first(self, buffers: list[memoryview]) -> list[memoryview]:
         try:
@@ -173,7 +175,7 @@ class LinkChannel(TcpChannel):
     def _check_stopped(self) -> None:
         if self._stopped is not None:
             raise ProtocolError(self._stopped)
-        if time.monotonic() >= self._end:
+        if self._end < math.inf and time.monotonic() >= self._end:
             raise ProtocolError(f"{self.peer} took too long to say what it wants")
 
     def _write(self, buffers: list[memoryview]) -> list[memoryview]:
@@ -187,7 +189,7 @@ class LinkChannel(TcpChannel):
         return _behind(rest + buffers[count:], 0)
 
     def _length(self, head: bytearray | memoryview) -> int:
-        if self._is_ending(head):
+        if head[0] == 0xFF and self._is_ending(head):
             self._raise_reason(HEADER.unpack(head)[1])
         return super()._length(head)
 

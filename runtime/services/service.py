@@ -329,7 +329,7 @@ class Service:
         or one of the session's `others` has ended it with a reason.
         """
         end = time.monotonic() + wait_s
-        while not channel.has_something():
+        while not channel.has_something(_POLL_S):
             if self.stopping:
                 raise ProtocolError(self.shuts_down)
             for other in others:
@@ -338,7 +338,6 @@ class Service:
                     raise ProtocolError(said)
             if time.monotonic() >= end:
                 raise ProtocolError(f"{channel.peer} did not answer for {wait_s:.0f} s")
-            channel.has_something(_POLL_S)
 
     def _check_running(self) -> None:
         """Raise ProtocolError if the service has ended its sessions."""
