@@ -37,6 +37,7 @@ from tests.support.services import (
     client,
     running,
     settings_in,
+    wait_until,
 )
 
 COST = compiled(POOL).cost
@@ -78,14 +79,6 @@ def together(settings: Settings, *numbers: int) -> list[BaseException | None]:
         return at_once([partial(check, *pair) for pair in zip(sessions, numbers, strict=True)])
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def without_inputs(session: Client) -> None:
     """Begin an inference and give no inputs."""
     for channel in session._channels:
@@ -115,9 +108,9 @@ def test_inferences_of_several_sessions_and_routes_run_in_one_batch(tmp_path: Pa
     settings = settings_in(tmp_path, batch=5, batch_wait=LONG)
     with running(settings) as cluster:
         assert together(settings, 0, 1, 2, 3, 4) == [None] * 5
-        until(lambda: counts(cluster) == [(1, 5)] * 2)
+        wait_until(lambda: counts(cluster) == [(1, 5)] * 2)
         assert together(settings, 0, 1, 2, 3, 4) == [None] * 5
-    until(lambda: counts(cluster) == [(2, 10)] * 2)
+    wait_until(lambda: counts(cluster) == [(2, 10)] * 2)
 
 
 def test_inferences_that_come_while_a_batch_runs_are_the_next_batch(
@@ -129,7 +122,7 @@ def test_inferences_that_come_while_a_batch_runs_are_the_next_batch(
 
         def held(runs: Sequence[Any], *given: Any) -> None:
             if len(runs) == 1:
-                until(lambda: cluster.parties[0].waiting() == 4)
+                wait_until(lambda: cluster.parties[0].waiting() == 4)
             run_together(runs, *given)
 
         monkeypatch.setattr(module, "run_together", held)
@@ -137,12 +130,12 @@ def test_inferences_that_come_while_a_batch_runs_are_the_next_batch(
             sessions = [stack.enter_context(client(settings)) for _ in range(5)]
             first = threading.Thread(target=check, args=(sessions[0], 0))
             first.start()
-            until(lambda: any(d.batches._running for d in cluster.parties[0]._loaded.values()))
+            wait_until(lambda: any(d.batches._running for d in cluster.parties[0]._loaded.values()))
             others = [partial(check, sessions[k], k) for k in range(1, 5)]
             assert at_once(others) == [None] * 4
             first.join()
         # then these four run together
-        until(lambda: counts(cluster) == [(2, 5)] * 2)
+        wait_until(lambda: counts(cluster) == [(2, 5)] * 2)
 
 
 def test_a_lone_inference_needs_no_batch(tmp_path: Path) -> None:
@@ -150,7 +143,7 @@ def test_a_lone_inference_needs_no_batch(tmp_path: Path) -> None:
     with running(settings) as cluster:
         with client(settings), client(settings) as session:
             check(session, 0)
-        until(lambda: counts(cluster) == [(0, 1)] * 2)
+        wait_until(lambda: counts(cluster) == [(0, 1)] * 2)
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -177,10 +170,10 @@ def test_a_client_that_leaves_before_its_batch_begins_is_left_out(
             gone = client(settings).__enter__()
             begin(gone)
             leave(gone)
-            until(lambda: all(p.state()["sessions"] == 1 for p in cluster.parties))
+            wait_until(lambda: all(p.state()["sessions"] == 1 for p in cluster.parties))
         # then two others have a batch
         assert together(settings, 0, 1) == [None] * 2
-        until(lambda: counts(cluster) == [(1, 2)] * 2)
+        wait_until(lambda: counts(cluster) == [(1, 2)] * 2)
         assert [p.counts.failed_sessions for p in cluster.parties] == [1, 1]
 
 
@@ -202,7 +195,7 @@ def test_a_client_that_leaves_while_its_batch_runs_changes_nothing_for_the_other
             gone.append(client(settings).__enter__())
             with_inputs(gone[0])
             assert at_once([partial(check, one, 1), partial(check, other, 2)]) == [None] * 2
-        until(lambda: all(not p.state()["sessions"] for p in cluster.parties))
+        wait_until(lambda: all(not p.state()["sessions"] for p in cluster.parties))
         assert [p.counts.batches for p in cluster.parties] == [1, 1]
         assert [p.counts.failed_sessions for p in cluster.parties] == [1, 1]
         # and the next batch is as good
@@ -235,7 +228,7 @@ def test_an_error_between_the_parties_ends_all_sessions_of_its_batch_and_no_othe
         with client(settings) as one, client(settings) as other:
             trio = zip((bystander, one, other), range(3), strict=True)
             assert at_once([partial(check, *pair) for pair in trio]) == [None] * 3
-        until(lambda: counts(cluster) == [(2, 6)] * 2)
+        wait_until(lambda: counts(cluster) == [(2, 6)] * 2)
 
 
 ROUNDS = COST.total(0).rounds
@@ -284,13 +277,13 @@ def test_an_inference_that_waits_needs_no_dealer_and_the_next_one_says_what_beca
         # given an inference that waits for its batch, and a dealer that ends its session meanwhile
         waiting = threading.Thread(target=check, args=(first, 0))
         waiting.start()
-        until(lambda: cluster.parties[0].waiting() == 1)
+        wait_until(lambda: cluster.parties[0].waiting() == 1)
         (deployment,) = cluster.parties[0]._loaded.values()
         ((waits,),) = deployment.batches._queues.values()
         beat: Any = waits.beat
         for channel in list(cluster.dealer._open):
             channel.stop("the dealer is tired")
-        until(lambda: beat.__self__._broke is not None)
+        wait_until(lambda: beat.__self__._broke is not None)
         # when there is a batch
         with client(settings) as second:
             check(second, 1)
@@ -306,7 +299,7 @@ def test_more_waiting_inferences_than_allowed_are_refused(tmp_path: Path) -> Non
         waiting = [client(settings).__enter__() for _ in range(2)]
         for session in waiting:
             with_inputs(session)
-        until(lambda: cluster.parties[0].waiting() == 2)
+        wait_until(lambda: cluster.parties[0].waiting() == 2)
         with (
             client(settings) as third,
             pytest.raises(ProtocolError, match="2 inferences wait for this program, which is all"),
@@ -387,10 +380,10 @@ def test_a_session_that_does_not_fit_into_memory_is_refused_until_another_ends(
             check(first, 0)
             with pytest.raises(ProtocolError, match="that the setting 'session_memory' allows"):
                 client(settings).__enter__()
-        until(lambda: not any(party.state()["sessions"] for party in cluster.parties))
+        wait_until(lambda: not any(party.state()["sessions"] for party in cluster.parties))
         with client(settings) as second:
             check(second, 1)
-        until(lambda: not any(party.state()["sessions"] for party in cluster.parties))
+        wait_until(lambda: not any(party.state()["sessions"] for party in cluster.parties))
         assert [party.memory.taken for party in cluster.parties] == [size, size]  # it is kept
         for party in cluster.parties:
             party._free()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +21,7 @@ from srcompile.runtime.services.log import Log
 from srcompile.runtime.services.party import PartyService
 from srcompile.runtime.services.settings import Endpoint, Settings
 from tests.support.proxy import FAULTS, Proxy, after
-from tests.support.services import POOL, PROGRAM, client, settings_in
+from tests.support.services import POOL, PROGRAM, client, settings_in, wait_until
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,7 @@ def test_a_fault_ends_its_session_and_no_other(
         assert proxy.happened()
         assert any(name in str(caught.value) for name in ("party 0", "party 1", "the dealer"))
         # and the session ends at all roles, while the other one goes on
-        end = time.monotonic() + 30
-        while cluster.running() != [1, 1, 1] and time.monotonic() < end:
-            time.sleep(0.02)
-        assert cluster.running() == [1, 1, 1]
+        wait_until(lambda: cluster.running() == [1, 1, 1])
         check(bystander)
     # and new sessions are served
     with client(cluster.client) as session:
